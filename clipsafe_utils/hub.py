@@ -1,0 +1,105 @@
+"""Contrastive classifiers of the hub: linear heads on frozen backbones, in the layouts of those who published them.
+
+None of these repositories says how its images are preprocessed in a file, so `PREPROCESSING` does.
+"""
+
+import re
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from clipsafe_utils.errors import ClipsafeError
+
+RESNET50_WIDTHS = {"resnet50": 1, "resnet50_1x": 1, "resnet50_1x_sk0": 1, "resnet50_2x": 2, "resnet50_4x": 4}
+"""Name in the zoo -> factor on every width of a ResNet-50, that of the stem included (SimCLR)."""
+
+_CROP = {"input_size": (3, 224, 224), "crop_pct": 0.875, "crop_mode": "center"}
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_SIMCLR = _CROP | {"interpolation": "bilinear", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+PREPROCESSING = dict.fromkeys(RESNET50_WIDTHS, _SIMCLR) | {
+    "resnet50": _CROP | _IMAGENET | {"interpolation": "bilinear"},
+    "vit_base_patch16_224.dino": _CROP | _IMAGENET | {"interpolation": "bicubic"},
+}
+"""Name in the zoo -> timm's words for it. SimCLR takes pixels in [0, 1]; the others torchvision's evaluation
+transform, DINO with bicubic interpolation as in its own evaluation."""
+
+CLIP_DEFAULTS = ("laion/scaling-laws-openclip",)
+"""Repositories of CLIP checkpoints that are meant for open_clip's default preprocessing."""
+
+
+def load_classifier(name, checkpoint, backbone=None):
+    """Build a classifier and fill it from a checkpoint of the hub.
+
+    Parameters
+    ----------
+    name : str
+        A key of `PREPROCESSING`.
+    checkpoint : Path
+        Weights of the whole network, or of the linear head alone where there is a `backbone`.
+    backbone : Path, optional
+        timm's weights of the backbone.
+
+    Returns
+    -------
+    Module
+        1,000 ImageNet logits.
+
+    Raises
+    ------
+    RuntimeError
+        The weights do not fit, as torch says it.
+
+    References
+    ----------
+    Layouts: github.com/tonylins/simclr-converter (v1), github.com/Separius/SimCLRv2-Pytorch (v2),
+    github.com/facebookresearch/dino, eval_linear.py (head on the class token).
+    """
+    state = _state_dict(checkpoint)
+    if backbone is None:
+        network = wide_resnet50(RESNET50_WIDTHS[name])
+        state = {_resnet_key(key): value for key, value in state.items()}
+    else:
+        network = timm.create_model(name, num_classes=1000)
+        state = _state_dict(backbone) | {re.sub(r"^(linear|fc)\.", "head.", key): state[key] for key in state}
+    network.load_state_dict(state)
+    return network
+
+
+def wide_resnet50(width):
+    """ResNet-50 with every width times `width`; timm's own wide ResNets widen neither stem nor stages."""
+    network = timm.create_model("resnet50", channels=tuple(width * c for c in (64, 128, 256, 512)))
+    if width > 1:
+        stem, first = 64 * width, network.layer1[0]
+        network.conv1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False)
+        network.bn1 = nn.BatchNorm2d(stem)
+        first.conv1 = nn.Conv2d(stem, stem, 1, bias=False)
+        first.downsample[0] = nn.Conv2d(stem, 4 * stem, 1, bias=False)
+    return network
+
+
+def _state_dict(path):
+    """Weights by name, without the wrappings of training scripts."""
+    whole = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    state = next((whole[key] for key in ("state_dict", "resnet", "model") if isinstance(whole.get(key), dict)), whole)
+    bare = {re.sub(r"^((module|model|backbone|encoder)\.)+", "", key): value for key, value in state.items()}
+    if len(bare) < len(state):
+        raise ClipsafeError(f"{path} holds several networks; save the one to evaluate, with its head, to a file.")
+    return bare
+
+
+_SIMCLR_V2 = (
+    (r"^net\.0\.0\.", "conv1."),
+    (r"^net\.0\.1\.0\.", "bn1."),
+    (r"^net\.(\d)\.blocks\.(\d)\.projection\.shortcut\.", r"layer\1.\2.downsample.0."),
+    (r"^net\.(\d)\.blocks\.(\d)\.projection\.bn\.0\.", r"layer\1.\2.downsample.1."),
+    *((rf"^net\.(\d)\.blocks\.(\d)\.net\.{2 * i}\.", rf"layer\1.\2.conv{i + 1}.") for i in range(3)),
+    *((rf"^net\.(\d)\.blocks\.(\d)\.net\.{2 * i + 1}\.0\.", rf"layer\1.\2.bn{i + 1}.") for i in range(3)),
+)
+
+
+def _resnet_key(key):
+    for pattern, name in (*_SIMCLR_V2, (r"^(head|linear|classifier)\.", "fc.")):
+        key = re.sub(pattern, name, key)
+    return key

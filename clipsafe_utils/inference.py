@@ -1,0 +1,225 @@
+"""Embed once: run models over image sets and leave one unit each in the store."""
+
+import contextlib
+import platform
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from clipsafe_utils.content import content_key
+from clipsafe_utils.errors import ClipsafeError, unknown
+from clipsafe_utils.models import load_model
+
+PROTOCOL = 1
+"""Version of what a unit means; raise it when the same inputs would give other numbers."""
+
+
+def evaluate(
+    models, image_sets, store, *, batch_size=64, workers=2, models_per_pass=4, progress=True, on_error="raise"
+):
+    """Make sure that the store holds a unit for every model and image set.
+
+    Units that are there already are not computed again. Images are decoded once for several models that share their
+    preprocessing. An image that cannot be read is left out, and named in the unit's record.
+
+    Parameters
+    ----------
+    models : iterable of ModelSpec, str or Model
+        Specs and ids are loaded with `load_model`.
+    image_sets : iterable of ImageSet
+        Anything with name, image_ids, labels, annotations, manifest(), len() and image(i).
+    store : Store
+    batch_size : int, default 64
+    workers : int, default 2
+        Processes that decode images; 0 decodes in this one.
+    models_per_pass : int, default 4
+        At most this many models look at the same decoded images; also what a killed run can lose.
+    progress : bool, default True
+    on_error : {"raise", "skip"}
+        What a model that cannot be loaded does: stop the run, or leave its units out with the reason as value.
+
+    Returns
+    -------
+    dict of (str, str) to Unit
+        By model id and image-set name; with `on_error="skip"` a ClipsafeError stands for what could not be had.
+
+    Raises
+    ------
+    ClipsafeError
+        Two models or image sets of one name, or what loading a model raises.
+    """
+    if on_error not in ("raise", "skip"):
+        raise unknown("on_error", on_error, ("raise", "skip"))
+    models = [model if hasattr(model, "encode_images") else load_model(model) for model in models]
+    image_sets = list(image_sets)
+    _refuse_twins("model", [model.spec.id for model in models])
+    _refuse_twins("image set", [images.name for images in image_sets])
+    manifests = [images.manifest() for images in image_sets]
+    results, passes = {}, defaultdict(list)
+    for model in models:
+        try:
+            tasks = [
+                _Task(model, images, unit_identity(model, images, manifest))
+                for images, manifest in zip(image_sets, manifests, strict=True)
+            ]
+        except ClipsafeError as error:
+            if on_error == "raise":
+                raise
+            results |= {(model.spec.id, images.name): error for images in image_sets}
+            continue
+        if all(task.key in store for task in tasks):
+            results |= {task.pair: store.load(task.key) for task in tasks}
+        else:
+            passes[content_key(model.preprocessing)].append(tasks)
+    # Models stay loaded for all image sets, so the outer loop goes over models.
+    for same_preprocessing in passes.values():
+        for start in range(0, len(same_preprocessing), models_per_pass):
+            chunk = same_preprocessing[start : start + models_per_pass]
+            for tasks in zip(*chunk, strict=True):
+                results |= _run(tasks, store, batch_size, workers, progress, on_error)
+            for tasks in chunk:
+                tasks[0].model.release()
+    return results
+
+
+def unit_identity(model, images, manifest=None):
+    """What decides a unit's numbers, as a JSON-serialisable dict; its content key names the unit."""
+    return {
+        "model": model.identity,
+        "images": {"name": images.name, "manifest": manifest or images.manifest()},
+        "protocol": PROTOCOL,
+    }
+
+
+def _refuse_twins(kind, names):
+    for name in names:
+        if names.count(name) > 1:
+            raise ClipsafeError(f"two {kind}s are called {name!r}; names key the results, so each needs its own.")
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """One unit to be had: a model and an image set."""
+
+    model: object
+    images: object
+    identity: dict
+
+    @cached_property
+    def key(self):
+        return content_key(self.identity)
+
+    @property
+    def pair(self):
+        return self.model.spec.id, self.images.name
+
+
+def _run(tasks, store, batch_size, workers, progress, on_error):
+    """Units of tasks that share images and preprocessing, the missing ones computed in one pass over the images."""
+    images, failed = tasks[0].images, {}
+    title = f"{images.name}: {tasks[0].model.spec.id}" + (f" and {len(tasks) - 1} more" if len(tasks) > 1 else "")
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=len(images), desc=title, unit="img", disable=not progress, leave=False))
+        # Models of other names may be the same in content: one task a key. Sorted, so that processes which want
+        # overlapping units take the locks in the same order.
+        for key in sorted({task.key for task in tasks}):
+            stack.enter_context(store.lock(key, lambda: bar.set_description(f"{images.name}: waiting for its turn")))
+        bar.set_description(title)
+        todo = []
+        for task in {task.key: task for task in tasks if task.key not in store}.values():
+            try:
+                task.model.network  # noqa: B018  (loads the weights)
+                todo.append(task)
+            except ClipsafeError as error:
+                if on_error == "raise":
+                    raise
+                failed[task.key] = error
+        if todo:
+            started = time.perf_counter()
+            writers = [stack.enter_context(store.writer(task.key, task.model.kind)) for task in todo]
+            kept, unreadable = _stream(images, todo, writers, batch_size, workers, bar)
+            frame = _image_frame(images, kept)
+            for task, writer in zip(todo, writers, strict=True):
+                writer.finish(frame, _record(task, unreadable, started))
+    return {task.pair: failed.get(task.key) or store.load(task.key) for task in tasks}
+
+
+def _stream(images, tasks, writers, batch_size, workers, bar):
+    kept, unreadable = [], []
+    models = [task.model for task in tasks]
+    loader = DataLoader(
+        _Decoded(images, models[0].transform),
+        batch_size=batch_size,
+        num_workers=workers if len(images) > batch_size else 0,
+        collate_fn=_collate,
+        pin_memory=models[0].device.type == "cuda",
+    )
+    for indices, pixels, errors in loader:
+        unreadable += [{"image_id": images.image_ids[i], "error": message} for i, message in errors]
+        kept += indices
+        if indices:
+            for model, writer in zip(models, writers, strict=True):
+                writer.append(_encode(model, pixels))
+        bar.update(len(indices) + len(errors))
+    return kept, unreadable
+
+
+def _encode(model, pixels):
+    try:
+        return model.encode_images(pixels)
+    except torch.OutOfMemoryError:
+        raise ClipsafeError(
+            f"{model.device} has no memory left for model {model.spec.id!r} at batch size {len(pixels)}; finished "
+            "units are kept: lower `batch_size`, and run again."
+        ) from None
+
+
+class _Decoded(Dataset):
+    def __init__(self, images, transform):
+        self.images, self.transform = images, transform
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        try:
+            image = self.images.image(index)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+            return index, None, " ".join(str(error).split())[:200]
+        return index, self.transform(image), None
+
+
+def _collate(items):
+    good = [(index, pixels) for index, pixels, error in items if error is None]
+    pixels = torch.stack([pixels for _, pixels in good]) if good else None
+    return [index for index, _ in good], pixels, [(index, error) for index, _, error in items if error is not None]
+
+
+def _image_frame(images, kept):
+    kept = np.asarray(kept, int)
+    frame = pd.DataFrame({"image_id": np.asarray(images.image_ids, object)[kept], "label": images.labels[kept]})
+    if images.annotations is not None:
+        frame = frame.join(images.annotations.iloc[kept].reset_index(drop=True))
+    return frame
+
+
+def _record(task, unreadable, started):
+    model = task.model
+    return {
+        "model": model.spec.id,
+        "image_set": task.images.name,
+        "identity": task.identity,
+        "failed": unreadable,
+        "logit_scale": model.logit_scale,
+        "logit_bias": model.logit_bias,
+        "seconds": round(time.perf_counter() - started, 3),
+        "device": str(model.device),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }

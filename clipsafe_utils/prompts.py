@@ -1,0 +1,131 @@
+"""Prompt sets and class names: what a zero-shot head is made of."""
+
+from collections import Counter
+
+import numpy as np
+
+from clipsafe_utils.errors import ClipsafeError, unknown
+
+SINGLE = ("a photo of a {}.",)
+NAME_ONLY = ("{}",)
+
+
+def template_sets():
+    """Names of the template sets, with their templates (strings with one `{}`).
+
+    `imagenet_80` and `imagenet_7` are open_clip's OPENAI_IMAGENET_TEMPLATES and SIMPLE_IMAGENET_TEMPLATES.
+
+    Returns
+    -------
+    dict of str to tuple of str
+    """
+    from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+
+    return {
+        "imagenet_80": tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES),
+        "imagenet_7": tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLATES),
+        "single": SINGLE,
+        "name_only": NAME_ONLY,
+    }
+
+
+def load_templates(prompt_set):
+    """Templates of a named set, or the user's own.
+
+    Parameters
+    ----------
+    prompt_set : str or sequence of str
+        Name of a set, or templates that each hold `{}` where the class name goes.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    ClipsafeError
+        Unknown set; no templates; a template without exactly one `{}`.
+    """
+    if isinstance(prompt_set, str):
+        sets = template_sets()
+        if prompt_set not in sets:
+            raise unknown("prompt set", prompt_set, sets, hint="A list of templates with {} works too.")
+        return sets[prompt_set]
+    templates = tuple(prompt_set)
+    if not templates:
+        raise ClipsafeError("the list of templates is empty; give at least one, such as 'a photo of a {}.'.")
+    for template in templates:
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise ClipsafeError(f"template {template!r} needs exactly one {{}} where the class name goes.")
+    return templates
+
+
+def class_names(space, variant="openai"):
+    """What the classes of a label space are called in prompts.
+
+    Parameters
+    ----------
+    space : LabelSpace
+        Its classifier outputs are named ("imagenet1k": open_clip's 1,000 names); other spaces name their own classes.
+    variant : {"openai", "openai_unique"}, default "openai"
+        `openai_unique` tells the duplicated names apart with their WordNet names.
+
+    Returns
+    -------
+    tuple of str
+    """
+    if variant not in ("openai", "openai_unique"):
+        raise unknown("class-name list", variant, ("openai", "openai_unique"))
+    if space.outputs != "imagenet1k":
+        return tuple(name.replace("_", " ") for name in space.names)
+    from open_clip import IMAGENET_CLASSNAMES
+
+    names = list(IMAGENET_CLASSNAMES)
+    if variant == "openai_unique":
+        for index, name in UNIQUE_NAMES.items():
+            names[index] = name
+    return tuple(names)
+
+
+UNIQUE_NAMES = {744: "projectile", 836: "sunglass"}
+"""Index -> name from WordNet for one of each pair that open_clip's list leaves identical (missile, sunglasses)."""
+
+
+def duplicated_names(names):
+    """Audit a class-name list: names that several classes share, so that no prompt can tell them apart.
+
+    Parameters
+    ----------
+    names : sequence of str
+
+    Returns
+    -------
+    dict of str to list of int
+        Name -> indices of its classes. Ties go to the lower index.
+    """
+    counts = Counter(names)
+    return {name: [i for i, n in enumerate(names) if n == name] for name, count in counts.items() if count > 1}
+
+
+def zero_shot_head(model, names, templates):
+    """Build a zero-shot classifier: embed every prompt, average over templates, normalise.
+
+    Parameters
+    ----------
+    model : ClipModel
+        Offers `encode_texts`.
+    names : sequence of str, n_classes of them
+    templates : sequence of str
+
+    Returns
+    -------
+    ndarray of float32, shape (n_classes, width)
+        Unit rows.
+
+    References
+    ----------
+    Radford et al. ICML 2021, section 3.1.4.
+    """
+    prompts = [template.replace("{}", name) for name in names for template in templates]
+    embeddings = model.encode_texts(prompts).reshape(len(names), len(templates), -1).mean(dim=1).numpy()
+    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)

@@ -1,0 +1,302 @@
+"""Run the notebooks of a suite and build its report.
+
+Executed copies, figures and tables lie in outputs/SUITE; the report in outputs/SUITE/report carries copies of the files
+it links, so the folder can be moved or sent as it is, and read without a network.
+"""
+
+import ast
+import copy
+import hashlib
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import jupytext
+import nbformat
+import papermill
+from jupyter_client.kernelspec import NoSuchKernel
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from clipsafe_utils.errors import ClipsafeError, unknown
+from clipsafe_utils.params import ROOT, Parameters, parameters_from
+from clipsafe_utils.report_theme.check import check_report
+from clipsafe_utils.report_theme.pages import write_pages
+
+__all__ = ["build_report", "check_report", "declared_parameters", "read_notebook", "render_report", "run_notebook"]
+
+log = logging.getLogger(__name__)
+
+NOTEBOOKS = ROOT / "notebooks"
+PACKAGES = (
+    *("clipsafe-utils", "torch", "torchvision", "timm", "open_clip_torch", "transformers", "numpy", "scipy"),
+    *("scikit-learn", "pandas", "matplotlib", "imagenet-x"),
+)
+"""Packages whose versions can move a number."""
+
+
+def read_notebook(path):
+    """Read a notebook from its text twin (.py percent) or its .ipynb, ready to run.
+
+    Returns
+    -------
+    nbformat.NotebookNode
+        Without outputs; the kernel is python3 and cell ids are hashes of the source, so that equal notebooks are equal
+        files.
+    """
+    notebook = jupytext.read(path)
+    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for index, cell in enumerate(notebook.cells):
+        cell.id = hashlib.sha256(f"{index}{cell.source}".encode()).hexdigest()[:8]
+        cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return nbformat.from_dict(notebook)
+
+
+def pair_notebooks(notebooks=None, *, write):
+    """Compare each .ipynb with its .py twin; the .py is the source.
+
+    Parameters
+    ----------
+    notebooks : Path, optional
+        Folder; the project's by default.
+    write : bool
+        Write the .ipynb of those that differ.
+
+    Returns
+    -------
+    list of str
+        Names of .ipynb files that are missing, orphaned, hold outputs, or differ in a cell's kind, source or tags.
+    """
+    folder = Path(notebooks or NOTEBOOKS)
+    stale = []
+    for twin in sorted({path.with_suffix(".ipynb") for path in folder.glob("*.*") if path.suffix in (".py", ".ipynb")}):
+        source = twin.with_suffix(".py")
+        if source.exists() and _content(twin) == _content(source):
+            continue
+        stale.append(twin.name)
+        if write and source.exists():
+            nbformat.write(read_notebook(source), twin)
+    return stale
+
+
+def _content(path):
+    if not path.exists():
+        return None
+    cells = jupytext.read(path).cells
+    return [(c.cell_type, c.source, c.metadata.get("tags", []), bool(c.get("outputs"))) for c in cells]
+
+
+def declared_parameters(notebook, name):
+    """Read the cell tagged `parameters`.
+
+    Parameters
+    ----------
+    notebook : nbformat.NotebookNode
+    name : str
+        Of the notebook, for errors.
+
+    Returns
+    -------
+    dict
+        Parameter -> default; a subset of the schema `Parameters`.
+
+    Raises
+    ------
+    ClipsafeError
+        Not exactly one such cell, anything but `name = literal` in it, a name the schema does not have, or a default
+        that does not fit it.
+    """
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ClipsafeError(f"{name} needs exactly one cell tagged `parameters`; it has {len(cells)}.")
+    declared = {}
+    for statement in ast.parse(cells[0].source).body:
+        try:
+            (target,) = statement.targets
+            declared[target.id] = ast.literal_eval(statement.value)
+        except (AttributeError, ValueError):
+            raise ClipsafeError(
+                f"{name}: the parameters cell may hold `name = literal` only; got {ast.unparse(statement)!r}."
+            ) from None
+    for key in declared:
+        if key not in Parameters.model_fields:
+            raise unknown(f"parameter in {name}", key, Parameters.model_fields)
+    parameters_from(declared, name)
+    return declared
+
+
+def run_notebook(source, output, parameters):
+    """Execute a notebook with the parameters that it declares.
+
+    Parameters
+    ----------
+    source : str or Path
+        Notebook, .py or .ipynb; it is never written to.
+    output : str or Path
+        Executed copy, written whole or not at all. Where a cell fails, the partial copy is `NAME.failed.ipynb`.
+    parameters : Parameters
+
+    Returns
+    -------
+    Path
+        The executed copy; its metadata say which code and which versions ran.
+
+    Raises
+    ------
+    ClipsafeError
+        The notebook does not fit the schema, its kernel does not start, or a cell fails: which, and why.
+    """
+    source, output = Path(source), Path(output)
+    notebook = read_notebook(source)
+    declared = declared_parameters(notebook, source.name)
+    values = parameters.model_dump(mode="json", include=set(declared))
+    notebook.metadata["clipsafe"] = {"suite": parameters.suite, **_code_version(), "packages": _versions()}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")
+    failed = output.with_suffix(".failed.ipynb")
+    failed.unlink(missing_ok=True)
+    try:
+        done = _execute(notebook, temporary, values, source.stem)
+        temporary.replace(output)
+    except PapermillExecutionError as error:
+        temporary.replace(failed)
+        reason = error.evalue if error.ename == ClipsafeError.__name__ else f"{error.ename}: {error.evalue}"
+        raise ClipsafeError(
+            f"{source.name}, cell [{error.exec_count}]: {' '.join(reason.split())} (partial copy: {_short(failed)})"
+        ) from None
+    except DeadKernelError:
+        temporary.replace(failed)
+        raise ClipsafeError(
+            f"{source.name}: the kernel died while it ran, often for want of memory; a smaller batch_size or fewer "
+            f"workers may help (partial copy: {_short(failed)})."
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    log.info("%s: %.0f s", source.stem, done.metadata.papermill.duration)
+    return output
+
+
+def _execute(notebook, output, values, name):
+    """Papermill with one retry: kernels that start at the same time now and then race for a port."""
+    for attempt in (1, 2):
+        try:
+            return papermill.execute_notebook(
+                copy.deepcopy(notebook),
+                output,
+                parameters=values,
+                kernel_name="python3",
+                cwd=ROOT,
+                progress_bar={"desc": name, "disable": None},
+                extra_arguments=["--log-level=ERROR"],
+            )
+        except DeadKernelError:
+            raise
+        except (RuntimeError, NoSuchKernel) as error:
+            if "kernel" not in str(error).lower():
+                raise
+            if attempt == 2:
+                raise ClipsafeError(
+                    f"{name}: the kernel python3 does not start ({error}); check with `{Path(sys.executable).name} -m "
+                    "ipykernel --version` that ipykernel is installed."
+                ) from None
+
+
+def build_report(parameters, only=(), notebooks=NOTEBOOKS):
+    """Run the notebooks of a suite, sections first and the overview last, and build the report.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    only : iterable of str, optional
+        Names of notebooks to run, for example "01_visual_factors"; the pages of the others show their last run.
+    notebooks : Path, optional
+        Folder with the notebooks.
+
+    Returns
+    -------
+    Path
+        outputs/SUITE/report/index.html
+
+    Raises
+    ------
+    ClipsafeError
+        An unknown name in `only`, or whatever `run_notebook` refuses. The last report stays as it was.
+    """
+    sources = {path.stem: path for path in sorted(Path(notebooks).glob("*.py"))}
+    for name in only:
+        if name not in sources:
+            raise unknown("notebook", name, sources)
+    for name in sorted(only or sources, key=lambda name: (name.startswith("00"), name)):
+        run_notebook(sources[name], parameters.folder / "notebooks" / f"{name}.ipynb", parameters)
+    return render_report(parameters, list(sources))
+
+
+def render_report(parameters, sections):
+    """Build the pages from what the suite's folder holds; returns the path of the index page.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    sections : list of str
+        Names of notebooks, in the order of the pages; one that was never run has no page.
+    """
+    from sphinx.application import Sphinx
+    from sphinx.util.docutils import docutils_namespace, patch_docutils
+
+    from clipsafe_utils.report_theme import SETTINGS
+
+    folder, report = parameters.folder, parameters.folder / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=folder) as work:
+        work = Path(work)
+        write_pages(parameters, sections, work / "source", work / "files")
+        title = f"CLIPSafe: {parameters.suite}"
+        settings = SETTINGS | {"html_title": title, "html_extra_path": [str(work / "files")]}
+        with (work / "warnings.txt").open("w", encoding="utf-8") as warnings, patch_docutils(), docutils_namespace():
+            Sphinx(
+                *(work / "source", None, work / "html", work / "doctrees", "html"),
+                confoverrides=settings,
+                status=None,
+                warning=warnings,
+            ).build()
+        warned = (work / "warnings.txt").read_text(encoding="utf-8").replace(f"{work / 'source'}{os.sep}", "")
+        if warned := re.sub(r"\x1b\[[\d;]*m", "", warned).strip():
+            log.warning("the report has warnings:\n%s", warned)
+            (work / "html" / "warnings.txt").write_text(warned, encoding="utf-8")
+        if report.exists():
+            report.rename(work / "previous")
+        (work / "html").rename(report)
+    return report / "index.html"
+
+
+def _code_version():
+    def git(*command):
+        done = subprocess.run(["git", "-C", ROOT, *command], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except FileNotFoundError:
+        return {"commit": None, "dirty": False}
+
+
+def _versions():
+    versions = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _short(path):
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path

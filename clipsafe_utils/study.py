@@ -1,0 +1,302 @@
+"""A study in a notebook: its parameters, models, image sets and store, and where its results go."""
+
+import json
+import time
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from clipsafe_utils.content import content_key, whole_file
+from clipsafe_utils.datasets import imagenet_space, load_images
+from clipsafe_utils.errors import ClipsafeError
+from clipsafe_utils.params import Parameters, parameters_from
+from clipsafe_utils.prompts import class_names, load_templates, zero_shot_head
+from clipsafe_utils.published import published_models, published_table
+from clipsafe_utils.store import Store
+from clipsafe_utils.table import save_table, tidy
+from clipsafe_utils.zoo import load_zoo, zoo_frame
+
+
+class Study:
+    """What a section works with.
+
+    Parameters
+    ----------
+    parameters : Parameters or dict
+        A suite's parameters, or the namespace of a notebook: ``Study(globals())``.
+
+    Attributes
+    ----------
+    images : dict of str to ImageSet
+        The image sets that are there.
+    missing : dict of str to str
+        What the suite names but cannot provide -> why, and how to provide it.
+    """
+
+    def __init__(self, parameters):
+        given = isinstance(parameters, dict)
+        self._declared = set(Parameters.model_fields) & parameters.keys() if given else None
+        self.parameters = _Recorder(parameters_from(parameters) if given else parameters)
+        self.folder = self.parameters.folder
+        self.images, self.missing = {}, {}
+        self._units, self._heads, self._evaluated = {}, {}, set()
+        self._started = time.perf_counter()
+        for name, entry in self.parameters.image_sets.items():
+            try:
+                self.images[name] = load_images(
+                    name,
+                    self.parameters.image_root(name),
+                    kind=entry.kind,
+                    labels=entry.labels,
+                    partial=entry.partial,
+                    is_ood=entry.is_ood,
+                )
+            except ClipsafeError as error:
+                self.missing[name] = str(error)
+
+    def __repr__(self):
+        return f"Study({self.parameters.suite!r}: {len(self.specs)} models, {len(self.images)} image sets)"
+
+    @property
+    def is_published(self):
+        """Whether results come from what others published instead of images and models."""
+        return not self.parameters.image_sets
+
+    @cached_property
+    def specs(self):
+        """The selected models, none where no image set was named."""
+        if self.is_published:
+            return []
+        return load_zoo(self.parameters.zoo, **self.parameters.select.model_dump())
+
+    @cached_property
+    def store(self):
+        return Store(self.folder / "store")
+
+    @cached_property
+    def published(self):
+        """Published results as (tidy table, quarantined rows)."""
+        p = self.parameters
+        return published_table(
+            p.path("published"), level=p.ci_level, n_bins=p.n_bins, n_bootstrap=p.n_bootstrap, seed=p.seed
+        )
+
+    @cached_property
+    def models(self):
+        """Facts about the models of this suite: one row each, indexed by id."""
+        if not self.is_published:
+            return zoo_frame(self.specs)
+        models = published_models(self.parameters.path("published")).set_index("model")
+        return models.rename(columns={"source": "pretrain_source", "encoder": "encoder_family"})
+
+    @cached_property
+    def adapters(self):
+        """Model id -> model, weights not yet loaded."""
+        from clipsafe_utils.models import load_model
+
+        p = self.parameters
+        adapters = {}
+        for spec in self.specs:
+            try:
+                adapters[spec.id] = load_model(
+                    spec, device=p.device, precision=p.precision, checkpoints=p.path("checkpoints")
+                )
+            except ClipsafeError as error:
+                self.missing[spec.id] = str(error)
+        return adapters
+
+    def named(self, *names):
+        """Those of the named image sets that are there; the others are noted in `missing`.
+
+        Parameters
+        ----------
+        *names : str or None
+
+        Returns
+        -------
+        list of str
+        """
+        for name in filter(None, names):
+            if not self.is_published and name not in self.images and name not in self.missing:
+                self.missing[name] = "not described under image_sets of the parameter file: add it there with its root."
+        return [name for name in names if name in self.images]
+
+    def evaluate(self, *names):
+        """Make sure that every model has looked at these image sets; computes only what the store lacks.
+
+        Returns
+        -------
+        list of str
+            Ids of the models that have a unit for every one of them.
+        """
+        from clipsafe_utils.inference import evaluate
+
+        wanted = [name for name in names if name not in self._evaluated]
+        p = self.parameters
+        units = evaluate(
+            self.adapters.values(),
+            [self.images[name] for name in wanted],
+            self.store,
+            batch_size=p.batch_size,
+            workers=p.workers,
+            on_error="skip",
+        )
+        for (model, _), unit in units.items():
+            if isinstance(unit, ClipsafeError):
+                self.missing[model] = str(unit)
+        self._evaluated.update(wanted)
+        self._units |= {pair: unit for pair, unit in units.items() if not isinstance(unit, ClipsafeError)}
+        return [model for model in self.adapters if all((model, name) in self._units for name in names)]
+
+    def unit(self, model, name):
+        """The unit of a model and an image set; evaluated if need be."""
+        if (model, name) not in self._units:
+            self.evaluate(name)
+        if (model, name) not in self._units:
+            raise ClipsafeError(f"model {model!r} has no results for {name!r}: {self.missing.get(model, 'unknown')}")
+        return self._units[model, name]
+
+    @property
+    def prompt_sets(self):
+        """Name -> templates, the main set first."""
+        sets = {}
+        for entry in self.parameters.prompt_sets:
+            sets |= entry if isinstance(entry, dict) else {entry: load_templates(entry)}
+        return sets
+
+    @property
+    def main_prompts(self):
+        return next(iter(self.prompt_sets))
+
+    def space(self, name):
+        """Label space that an image set is judged in: its own, or that of the ID set where it has no classes."""
+        own = self.images[name].space
+        return own if len(own) and name != self.parameters.cue_conflict_set else self.id_space
+
+    @property
+    def id_space(self):
+        """Label space of the in-distribution set; ImageNet-1k where that set is missing."""
+        images = self.images.get(self.parameters.id_set)
+        return images.space if images else imagenet_space()
+
+    def is_zero_shot(self, model):
+        return self.adapters[model].spec.is_zero_shot
+
+    def protocol(self, model, prompts=None):
+        """How a model was made to classify, for the `protocol` column: "prompts imagenet_80", "classifier head"."""
+        return f"prompts {prompts or self.main_prompts}" if self.is_zero_shot(model) else "classifier head"
+
+    def outputs(self, model, name, *, prompts=None, space=None, cosines=False):
+        """What a model says of an image set, in a label space.
+
+        Parameters
+        ----------
+        model, name : str
+            Model id and image set.
+        prompts : str, optional
+            Prompt set of zero-shot models; the main one by default.
+        space : LabelSpace, optional
+            By default the set's own, see `space`.
+        cosines : bool, default False
+            Plain cosines of zero-shot models instead of logits at the model's scale.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, n_classes)
+        """
+        space = space or self.space(name)
+        unit = self.unit(model, name)
+        if unit.kind == "logits":
+            return space.reduce(unit.array)
+        head = self.head(model, prompts or self.main_prompts, class_names(space, self.parameters.class_names))
+        array = np.asarray(unit.array)
+        scores = array @ head["weights"].T / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
+        if not cosines:
+            scores = scores * head["logit_scale"] + head["logit_bias"]
+        return space.reduce(scores.astype(np.float32, copy=False))
+
+    def head(self, model, prompts, names):
+        """Zero-shot head of a model: dict with weights (n_classes, width), logit_scale, logit_bias."""
+        adapter, templates = self.adapters[model], self.prompt_sets[prompts]
+        identity = {"model": adapter.identity, "names": list(names), "templates": list(templates)}
+        key = content_key(identity)
+        if key not in self._heads:
+            self._heads[key] = self.store.head(
+                identity,
+                lambda: {
+                    "weights": zero_shot_head(adapter, names, templates),
+                    "logit_scale": np.float32([adapter.logit_scale]),
+                    "logit_bias": np.float32([adapter.logit_bias]),
+                },
+            )
+        return self._heads[key]
+
+    def unreadable(self):
+        """Images that could not be read, one row a model and image: model, image_set, image_id, error."""
+        rows = [
+            {"model": model, "image_set": name} | failure
+            for (model, name), unit in self._units.items()
+            for failure in unit.failed
+        ]
+        return pd.DataFrame(rows, columns=["model", "image_set", "image_id", "error"])
+
+    def notes(self):
+        """What is missing and how to provide it: a frame of name and remedy."""
+        return pd.DataFrame(sorted(self.missing.items()), columns=["missing", "why, and what would help"])
+
+    def table(self, rows):
+        """Rows with the suite's name, in the tidy schema."""
+        return tidy([{"suite": self.parameters.suite} | row for row in rows])
+
+    def save(self, table, name):
+        """Write a result table to outputs/SUITE/tables as Parquet and CSV; returns the table."""
+        return save_table(table, self.folder / "tables" / name)
+
+    def save_figure(self, figure, name):
+        """Write a figure to outputs/SUITE/figures as SVG and PNG; returns the path of the PNG."""
+        path = self.folder / "figures" / name
+        for suffix, metadata in (("svg", {"Date": None}), ("png", None)):
+            with whole_file(path.with_suffix(f".{suffix}")) as temporary:
+                figure.savefig(temporary, format=suffix, dpi=144, bbox_inches="tight", metadata=metadata)
+        return path.with_suffix(".png")
+
+    def finish(self, notebook):
+        """Write what a notebook's results were made of to outputs/SUITE/provenance.
+
+        Raises
+        ------
+        ClipsafeError
+            The notebook used a parameter that its parameters cell does not declare: a suite could not set it.
+        """
+        if self._declared is not None and (hidden := sorted(self.parameters.used - self._declared)):
+            raise ClipsafeError(f"{notebook} uses {hidden}; declare them in its cell tagged `parameters`.")
+        columns = ("key", "n", "seconds")
+        units = [
+            {"model": model, "image_set": name} | {c: {"key": unit.key, **unit.record}[c] for c in columns}
+            for (model, name), unit in sorted(self._units.items())
+        ]
+        record = {
+            "parameters_used": sorted(self.parameters.used),
+            "seconds": round(time.perf_counter() - self._started, 1),
+            "units": units,
+            "unreadable_images": self.unreadable().to_dict("records"),
+            "not_available": self.notes().to_dict("records"),
+        }
+        with whole_file(self.folder / "provenance" / f"{notebook}.json") as temporary:
+            temporary.write_text(json.dumps(record, indent=1))
+
+
+class _Recorder:
+    """Parameters that remember which of them were read."""
+
+    def __init__(self, parameters):
+        self._parameters, self.used = parameters, set()
+
+    def __getattr__(self, name):
+        self.used |= {"folder": {"outputs", "suite"}, "image_root": {"data"}}.get(name, {name})
+        return getattr(self._parameters, name)
+
+    def path(self, key):
+        self.used.add(key)
+        return self._parameters.path(key)

@@ -1,0 +1,228 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Visual factors
+#
+# Are CLIP models more robust than ImageNet classifiers, and to what? An image can differ from its class in ten ways:
+# pose, background, pattern, colour, size, shape, partial view, subcategory, texture. A single accuracy hides which of
+# these a model handles, so this section looks at each, and at the question behind them: does shape or texture decide?
+
+# %% tags=["parameters"]
+suite = "published"
+outputs = "outputs"
+published = "../shared/published"
+data = "data"
+checkpoints = "checkpoints"
+zoo = "paper"
+select = {}
+image_sets = {}
+id_set = "imagenet_val"
+shifted_sets = ["imagenet_v2_matched_frequency", "imagenet_a", "imagenet_r", "imagenet_sketch"]
+cue_conflict_set = "cue_conflict"
+factor_set = None
+factors = [
+    "pose",
+    "background",
+    "pattern",
+    "color",
+    "smaller",
+    "shape",
+    "partial_view",
+    "subcategory",
+    "texture",
+    "larger",
+]
+factor_annotation = "top"
+prompt_sets = ["imagenet_80"]
+class_names = "openai"
+n_bins = 15
+ci_level = 0.95
+n_bootstrap = 1000
+line_scale = "probit"
+baseline_group = "standard"
+seed = 0
+device = "auto"
+precision = "float32"
+batch_size = 64
+workers = 2
+
+# %%
+from clipsafe_utils import plots, present, sections
+from clipsafe_utils.study import Study
+
+study = Study(globals())
+present.overview(study)
+
+# %% [markdown]
+# ## Accuracy under distribution shift
+#
+# One row of the table is one number: `value` with its interval (`ci_low` to `ci_high`, of the kind `ci_kind`),
+# measured on `n` images of `test_set` under the conventions of `protocol`. Accuracies are fractions.
+
+# %%
+accuracy = sections.accuracy(study)
+present.results(study, accuracy, "accuracy")
+
+# %% [markdown]
+# ## Effective robustness under shift
+#
+# A model that is better in distribution is usually better under shift too. *Effective robustness* is what a model has
+# beyond that: its accuracy under shift minus what a line through the baseline models predicts for its in-distribution
+# accuracy (Taori et al. 2020), both on a probit or logit scale. ImageNet-A and -R have 200 classes; their x axis is
+# the accuracy on the same classes where all models have it. Published tables of zero-shot models do not, so these
+# then use all 1,000.
+
+# %%
+robustness, lines, axes = sections.robustness(study, accuracy, study.parameters.shifted_sets, x_set=id_set)
+for name, line in lines.items():
+    present.figure(
+        study,
+        f"accuracy_{name}",
+        plots.accuracy_on_accuracy,
+        accuracy[accuracy["test_set"].isin([name, axes[name]])],
+        study.models,
+        x=axes[name],
+        y=name,
+        line=line,
+        level=ci_level,
+        captioned=accuracy[accuracy["test_set"] == name],
+        what=f"Accuracy on {name} against accuracy on {axes[name]}; line and band: {line.n} {baseline_group} models",
+        direction="above the line is more robust than the baseline",
+    )
+
+# %%
+present.figure(
+    study,
+    "effective_robustness_shifts",
+    plots.effective_robustness,
+    robustness,
+    study.models,
+    what="Effective robustness under shift",
+    direction="right of zero is more robust than the baseline",
+)
+shift_means = sections.group_means(study, robustness)
+for group in sections.CLIP_GROUPS:
+    present.findings(
+        shift_means, group=group, above="more robust than the baseline line", below="less robust than the baseline line"
+    )
+
+# %%
+present.results(study, robustness, "effective_robustness_shifts")
+
+# %% [markdown]
+# ## Which factors hurt
+#
+# Factor accuracy is the accuracy on images that show a factor. The *error ratio*, (1 - factor accuracy) / (1 -
+# overall accuracy), says how many times more errors that makes: below 1 the factor is easy. With `factor_annotation =
+# "top"` each image carries its most salient factor only, with `"multi"` all that apply (ImageNet-X, Idrissi et al.
+# 2023; the class prototypes are dropped).
+
+# %%
+factor_table = sections.visual_factors(study)
+error_ratios = factor_table[factor_table["metric"] == "error_ratio"]
+present.figure(
+    study,
+    "error_ratios",
+    plots.error_ratios,
+    error_ratios,
+    study.models,
+    what="Error ratio by visual factor",
+    direction="lower is better; 1 is no harder than the average image",
+)
+present.results(study, factor_table, "visual_factors")
+
+# %% [markdown]
+# ## Factor-level effective robustness
+#
+# The same line, factor by factor: accuracy with the factor against overall accuracy on the annotated images. The line
+# is fitted on the baseline group, so a model above it handles this factor better than its overall accuracy explains.
+
+# %%
+factor_accuracy = factor_table[factor_table["metric"] == "accuracy"]
+overall = next(iter(factor_accuracy["test_set"].str.partition("/")[0]), "")
+factor_sets = [f"{overall}/{factor}" for factor in factors]
+factor_robustness, factor_lines, _ = sections.robustness(study, factor_accuracy, factor_sets, x_set=overall)
+is_clip = factor_robustness["model"].map(study.models["group"]).isin(sections.CLIP_GROUPS)
+present.figure(
+    study,
+    "effective_robustness_factors",
+    plots.effective_robustness,
+    factor_robustness[is_clip],
+    study.models,
+    what=f"Factor-level effective robustness of CLIP models against a line over {baseline_group} models",
+    direction="right of zero is more robust than the baseline",
+)
+factor_means = sections.group_means(study, factor_robustness)
+for group in sections.CLIP_GROUPS:
+    present.findings(
+        factor_means,
+        group=group,
+        above="more robust than the baseline line",
+        below="less robust than the baseline line",
+    )
+present.results(study, factor_robustness, "effective_robustness_factors")
+
+# %% [markdown]
+# The line depends on who the baseline is. Against *all* models but CLIP, whatever they were trained on:
+
+# %%
+rest_robustness, _, _ = sections.robustness(study, factor_accuracy, factor_sets, x_set=overall, baseline="rest")
+is_clip = rest_robustness["model"].map(study.models["group"]).isin(sections.CLIP_GROUPS)
+present.figure(
+    study,
+    "effective_robustness_factors_rest",
+    plots.effective_robustness,
+    rest_robustness[is_clip],
+    study.models,
+    what="Factor-level effective robustness of CLIP models against a line over all other models",
+    direction="right of zero is more robust than the rest",
+)
+present.results(study, rest_robustness, "effective_robustness_factors_rest")
+
+# %% [markdown]
+# ## Shape or texture
+#
+# On cue-conflict images (Geirhos et al. 2019) shape and texture belong to different classes. Shape bias is the share
+# of shape decisions among decisions for either; it says little where few images are decided by either, so that share
+# stands beside it. Images with equal cues are dropped. ImageNet outputs are mapped to the 16 categories by the mean
+# over their member classes.
+
+# %%
+cues = sections.cue_conflict(study)
+present.figure(
+    study,
+    "shape_bias",
+    plots.shape_bias,
+    cues,
+    study.models,
+    captioned=cues[cues["metric"] == "shape_bias"],
+    what="Shape bias on cue-conflict images",
+    direction="1 is pure shape, 0 pure texture",
+)
+present.results(study, cues, "shape_bias")
+
+# %% [markdown]
+# ## Limits
+#
+# Effective robustness depends on the baseline models and the scale of the axes. Intervals cover the sampling of
+# images and of baseline models, not the choice of either. Factor annotations are one person's judgement an image.
+# Groups differ in size, data and architecture at once: a difference between groups is no effect of one of them.
+#
+# ## References
+#
+# Geirhos et al. ICLR 2019. Idrissi et al. ICLR 2023. Miller et al. ICML 2021. Taori et al. NeurIPS 2020. Tu, Deng,
+# Gedeon. NeurIPS 2023 (arXiv 2402.07410).
+
+# %%
+present.missing(study)
+study.finish("01_visual_factors")
