@@ -57,13 +57,13 @@ def load_classifier(name, checkpoint, backbone=None):
     github.com/facebookresearch/dino, eval_linear.py (head on the class token).
     """
     state = _state_dict(checkpoint)
-    if backbone is None:
-        network = wide_resnet50(RESNET50_WIDTHS[name])
-        state = {_resnet_key(key): value for key, value in state.items()}
-    else:
-        network = timm.create_model(name, num_classes=1000)
+    with torch.device("meta"):  # no time for random weights
+        network = timm.create_model(name, num_classes=1000) if backbone else wide_resnet50(RESNET50_WIDTHS[name])
+    if backbone:
         state = _state_dict(backbone) | {re.sub(r"^(linear|fc)\.", "head.", key): state[key] for key in state}
-    network.load_state_dict(state)
+    else:
+        state = {_resnet_key(key): value for key, value in state.items()}
+    network.load_state_dict(state, assign=True)
     return network
 
 

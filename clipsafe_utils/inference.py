@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from clipsafe_utils.content import content_key
 from clipsafe_utils.errors import ClipsafeError, unknown

@@ -19,7 +19,7 @@ from open_clip import factory
 from open_clip import transform as clip_transform
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 from timm.data import create_transform, resolve_data_config
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from clipsafe_utils import hub
 from clipsafe_utils.content import file_digest
@@ -127,7 +127,7 @@ class Model:
         ndarray of float32, shape (n, width)
             Image embeddings as the network gives them, not normalised, or class logits.
         """
-        pixels = pixels.to(self.device, non_blocking=True)
+        pixels = pixels.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         with self._autocast():
             return self._forward(pixels).float().cpu().numpy()
 
@@ -164,6 +164,11 @@ class Model:
                 yield
         except ClipsafeError:
             raise
+        except (OSError, ImportError) as error:  # text towers and tokenizers of transformers
+            raise ClipsafeError(
+                f"model {self.spec.id!r} needs more than its checkpoint: {' '.join(str(error).split())[:200]}. Load it "
+                "once where there is a network; the hub's cache then serves it."
+            ) from None
         except (RuntimeError, KeyError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise ClipsafeError(
@@ -266,18 +271,12 @@ class ClipModel(Model):
             network = open_clip.create_model(
                 name, pretrained=str(self.checkpoint), device=self.device, force_preprocess_cfg=self.preprocessing
             )
-        return network.eval()
+        return network.eval().to(memory_format=torch.channels_last)  # convolutions run up to twice as fast
 
     @cached_property
     def tokenizer(self):
-        with self._registered() as name:
-            try:
-                return open_clip.get_tokenizer(name)
-            except (OSError, ImportError) as error:
-                raise ClipsafeError(
-                    f"the tokenizer of {self.spec.name} is not on this machine: {str(error).splitlines()[0]} "
-                    "Load it once where there is a network; the hub's cache then serves it."
-                ) from None
+        with self._registered() as name, self._loading():
+            return open_clip.get_tokenizer(name)
 
     def _forward(self, pixels):
         return self.network.encode_image(pixels)
@@ -307,13 +306,13 @@ class ClipModel(Model):
     @property
     def logit_scale(self):
         """Factor between cosine and logit that the model was trained with."""
-        return float(self.network.logit_scale.exp())
+        return float(self.network.logit_scale.detach().exp())
 
     @property
     def logit_bias(self):
         """Additive bias of models with a sigmoid loss, else 0."""
         bias = getattr(self.network, "logit_bias", None)
-        return 0.0 if bias is None else float(bias)
+        return 0.0 if bias is None else float(bias.detach())
 
     @contextlib.contextmanager
     def _registered(self):
@@ -390,7 +389,7 @@ class ClassifierModel(Model):
     @cached_property
     def preprocessing(self):
         cfg = self._pretrained_cfg
-        at_test_size = self.spec.input_size == cfg.get("test_input_size", (None,))[-1]
+        at_test_size = not self._config and self.spec.input_size == cfg.get("test_input_size", (None,))[-1]
         config = resolve_data_config({}, pretrained_cfg=cfg, use_test_size=at_test_size)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
 
@@ -410,7 +409,7 @@ class ClassifierModel(Model):
                 cfg |= {"num_classes": self._pretrained_cfg["num_classes"]}
                 cfg |= {"input_size": tuple(self.preprocessing["input_size"])}
                 network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=cfg, **self._model_kwargs)
-        return network.to(self.device).eval()
+        return network.eval().to(self.device, memory_format=torch.channels_last)
 
     def _forward(self, pixels):
         return self.network(pixels)

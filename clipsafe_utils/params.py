@@ -176,7 +176,9 @@ class Parameters(_Strict):
     @model_validator(mode="after")
     def _sets_are_described(self):
         """With images at hand, a name that no image set has is a typing mistake, not a set without results."""
-        named = [self.id_set, *self.shifted_sets, *self.ood_sets, self.cue_conflict_set]
+        roles = self.model_fields_set & {"id_set", "shifted_sets", "ood_sets", "cue_conflict_set", "factor_set"}
+        given = [getattr(self, role) for role in sorted(roles)]
+        named = [name for value in given for name in (value if isinstance(value, list) else [value])]
         for name in named if self.image_sets else []:
             if name is not None and name not in self.image_sets:
                 raise unknown("image set", name, self.image_sets, hint="Describe it under image_sets.")

@@ -396,8 +396,9 @@ def caption(rows, *, what, direction, models=None):
         groups = _with_group(rows, models).groupby("group")["model"].nunique()
         count += f" ({', '.join(f'{groups[g]:,} {s.label}' for g, s in GROUP_STYLE.items() if g in groups)})"
     known = rows.loc[rows["n"] > 0, "n"]
-    sizes = [f"{size:,}" for size in dict.fromkeys((known.min(), known.max()))] if len(known) else ["not published"]
-    images = f"n = {' to '.join(sizes)}" + " (for some not published)" * (0 < len(known) < len(rows))
+    sizes = " to ".join(f"{size:,}" for size in dict.fromkeys((known.min(), known.max())))
+    images = f"n = {sizes} images each" if len(known) else "numbers of images not published"
+    images += " (for some not published)" * (0 < len(known) < len(rows))
     source = ", published by others" * bool((rows["source"] == "published").all())
     bars = rows.dropna(subset=["ci_low", "ci_high"])
     kinds = [f"{kind} at {level:.0%}" for kind, level in bars.groupby(["ci_kind", "ci_level"]).groups]
@@ -405,7 +406,7 @@ def caption(rows, *, what, direction, models=None):
     protocols = [protocol for protocol in dict.fromkeys(rows["protocol"]) if protocol]
     more = f" and {len(protocols) - 4} more" * (len(protocols) > 4)
     facts += [f"protocol: {', '.join(protocols[:4])}{more}"] * bool(protocols) + [direction] * bool(direction)
-    return f"{what}: {count}, {images} images each{source}. {'; '.join(facts)}."
+    return f"{what}: {count}, {images}{source}. {'; '.join(facts)}."
 
 
 _VALUES = ["value", "ci_low", "ci_high"]
@@ -501,7 +502,7 @@ def _dot_plot(rows, ax, *, order=None, label=None, percent=False, sign=False, st
     _categories(ax, (label or _short_names)(order))
     _ticks(ax.xaxis, percent, sign)
     if not own:
-        ax.locator_params(axis="x", nbins=5)
+        ax.locator_params(axis="x", nbins=6)
     else:
         legend(ax, _dot_handles(rows, strips) if dodge or strips else _group_handles(rows))
     return ax

@@ -1,16 +1,21 @@
 """What a notebook shows: tables people can sort, figures with captions, sentences computed from numbers."""
 
+import warnings
+
 import itables
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Image, Markdown, display
+from IPython.display import HTML, Image, Markdown, display
 
 from clipsafe_utils import plots
 from clipsafe_utils.prompts import class_names, duplicated_names
 from clipsafe_utils.table import COLUMNS, KEY, tidy
-from clipsafe_utils.zoo import GROUPS
+
+MOST_ROWS = 2000
+"""Rows of a table that a page shows; the file has them all."""
 
 plots.set_style()
+warnings.filterwarnings("ignore", message="IProgress not found")  # text progress bars are meant
 itables.init_notebook_mode(all_interactive=False, connected=False)
 
 
@@ -23,15 +28,20 @@ def overview(study):
     if rows:
         display(pd.DataFrame(rows).style.hide(axis="index").format({"images": "{:,}"}).set_table_attributes(_CLASS))
     counts = study.models["group"].value_counts()
-    listed = ", ".join(f"{counts[group]:,} {GROUPS.get(group, group).lower()}" for group in counts.index)
-    display(Markdown(f"**Suite {study.parameters.suite}**: {counts.sum():,} models ({listed})."))
+    listed = ", ".join(f"{count:,} {_label(group)}" for group, count in counts.items())
+    display(Markdown(f"**Suite {study.parameters.suite}**: {listed} ({counts.sum():,} models in all)."))
     missing(study)
 
 
 def missing(study):
-    """Name what the suite cannot provide, and how to provide it; images that could not be read are listed by path."""
-    for name, remedy in sorted(study.missing.items()):
-        display(Markdown(f"> **Not in this suite: {name}.** {remedy}"))
+    """Name what the suite turned out not to provide since the last call, and how to provide it."""
+    for name in sorted(study.missing.keys() - study.told):
+        display(Markdown(f"> **Not in this suite: {name}.** {study.missing[name]}"))
+    study.told |= study.missing.keys()
+
+
+def unreadable(study):
+    """List the images that could not be read, by path."""
     unreadable = study.unreadable()
     if len(unreadable):
         images = unreadable.drop_duplicates(["image_set", "image_id"])
@@ -44,14 +54,38 @@ def missing(study):
 def table(frame, digits=4):
     """Show a frame that can be sorted and searched in the page."""
     frame = frame.dropna(axis=1, how="all")
-    itables.show(frame.round(digits), classes="display compact", paging=len(frame) > 15, showIndex=False)
+    itables.show(frame.round(digits), classes="display compact", paging=len(frame) > 15, showIndex=False, maxBytes=0)
 
 
-def results(study, rows, name):
-    """Save rows as outputs/SUITE/tables/NAME and show them; says so where there are none."""
+def results(study, rows, name, *, wide=False):
+    """Save rows as outputs/SUITE/tables/NAME and show them.
+
+    Parameters
+    ----------
+    wide : bool, default False
+        One line a model and one column a test set, values only, instead of one line a row; for one metric.
+    """
     study.save(rows, name)
-    if len(rows):
-        table(rows.drop(columns=["suite"]).head(2000))
+    missing(study)
+    if rows.empty:
+        return
+    shown = rows.assign(group=rows["model"].map(study.models["group"]).map(_label))
+    if wide:
+        shown = shown.pivot_table(index=["model", "group"], columns="test_set", values="value").reset_index()
+        shown.columns.name = None
+    else:
+        shown = shown[
+            ["model", "group", "test_set", "metric", "value", "ci_low", "ci_high", "n", "ci_kind", "protocol"]
+        ]
+    same = [
+        column
+        for column in shown
+        if len(shown) > 1 and (shown[column] == shown[column].iloc[0]).all() and column != "value"
+    ]
+    table(shown.drop(columns=same).head(MOST_ROWS))
+    facts = [f"{column} = {shown[column].iloc[0]}" for column in same if shown[column].iloc[0] != ""]
+    facts += [f"the first {MOST_ROWS:,} of {len(shown):,} rows are shown"] * (len(shown) > MOST_ROWS)
+    display(Markdown(f"*{'; '.join([*facts, f'all columns: tables/{name}.csv'])}.*"))
 
 
 def figure(study, name, draw, rows, *args, what, direction="", captioned=None, **kwargs):
@@ -71,7 +105,9 @@ def figure(study, name, draw, rows, *args, what, direction="", captioned=None, *
     captioned : DataFrame, optional
         Rows for the caption, where `rows` is not tidy or holds more than is drawn.
     """
+    missing(study)
     if not len(rows):
+        display(Markdown(f"> {what}: not drawn, this suite has no numbers for it."))
         return
     axes = draw(rows, *args, **kwargs)
     drawn = axes if hasattr(axes, "savefig") else axes.get_figure()
@@ -109,7 +145,7 @@ def findings(means, *, group, above, below, unit="percentage points"):
         )
         lines.append(f"- {text}: {len(chosen)} of {len(part)}{': ' + listed if listed else ''}")
     n = part["n_models"].max()
-    intro = f"**{GROUPS.get(group, group)}** ({n} models; mean in {unit}, bootstrap interval over models):"
+    intro = f"**{_label(group)}** ({n} models; mean in {unit}, bootstrap interval over models):"
     display(Markdown("\n".join([intro, "", *lines])))
 
 
@@ -143,18 +179,25 @@ def all_results(study):
 def group_summary(study, rows):
     """Mean of each metric over the models of a group, by test set: a table to sort."""
     grouped = rows.assign(group=rows["model"].map(study.models["group"])).dropna(subset=["group", "value"])
-    grouped["group"] = grouped["group"].map(lambda group: GROUPS.get(group, group))
+    grouped["group"] = grouped["group"].map(_label)
     means = grouped.groupby(["metric", "test_set", "protocol", "group"])["value"].agg(["mean", "min", "max", "size"])
     if len(means):
-        table(means.reset_index().rename(columns={"size": "models"}))
+        columns = ["metric", "test_set", "group", "mean", "min", "max", "models", "protocol"]
+        table(means.reset_index().rename(columns={"size": "models"})[columns])
 
 
 def quarantine(study):
     """Published rows that were taken out, with the reason."""
     if study.is_published:
-        table(study.published[1])
+        rows = study.published[1][["model", "test_set", "value", "protocol", "reason"]]
+        display(HTML(rows.to_html(index=False, na_rep="")))
     else:
         display(Markdown("This suite uses no published rows."))
+
+
+def _label(group):
+    """How figures and tables write a group."""
+    return plots.GROUP_STYLE[group].label if group in plots.GROUP_STYLE else group
 
 
 _CLASS = 'class="dataframe"'

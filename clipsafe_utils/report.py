@@ -7,6 +7,7 @@ it links, so the folder can be moved or sent as it is, and read without a networ
 import ast
 import copy
 import hashlib
+import json
 import logging
 import os
 import re
@@ -23,10 +24,12 @@ from jupyter_client.kernelspec import NoSuchKernel
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from clipsafe_utils.content import content_key, file_digest
 from clipsafe_utils.errors import ClipsafeError, unknown
 from clipsafe_utils.params import ROOT, Parameters, parameters_from
 from clipsafe_utils.report_theme.check import check_report
 from clipsafe_utils.report_theme.pages import write_pages
+from clipsafe_utils.study import Study
 
 __all__ = ["build_report", "check_report", "declared_parameters", "read_notebook", "render_report", "run_notebook"]
 
@@ -133,7 +136,7 @@ def declared_parameters(notebook, name):
     return declared
 
 
-def run_notebook(source, output, parameters):
+def run_notebook(source, output, parameters, *, state=None):
     """Execute a notebook with the parameters that it declares.
 
     Parameters
@@ -143,6 +146,8 @@ def run_notebook(source, output, parameters):
     output : str or Path
         Executed copy, written whole or not at all. Where a cell fails, the partial copy is `NAME.failed.ipynb`.
     parameters : Parameters
+    state : str, optional
+        Key of what the run depends on, kept in the copy's metadata.
 
     Returns
     -------
@@ -158,7 +163,12 @@ def run_notebook(source, output, parameters):
     notebook = read_notebook(source)
     declared = declared_parameters(notebook, source.name)
     values = parameters.model_dump(mode="json", include=set(declared))
-    notebook.metadata["clipsafe"] = {"suite": parameters.suite, **_code_version(), "packages": _versions()}
+    notebook.metadata["clipsafe"] = {
+        "suite": parameters.suite,
+        "state": state,
+        **_code_version(),
+        "packages": _versions(),
+    }
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")
     failed = output.with_suffix(".failed.ipynb")
@@ -212,6 +222,9 @@ def _execute(notebook, output, values, name):
 def build_report(parameters, only=(), notebooks=NOTEBOOKS):
     """Run the notebooks of a suite, sections first and the overview last, and build the report.
 
+    A notebook whose cells, parameters, code, versions and inputs are those of its last run, and whose files are still
+    there, is not run again; name it in `only` to run it all the same.
+
     Parameters
     ----------
     parameters : Parameters
@@ -234,9 +247,39 @@ def build_report(parameters, only=(), notebooks=NOTEBOOKS):
     for name in only:
         if name not in sources:
             raise unknown("notebook", name, sources)
+    state = [content_key({"inputs": Study(parameters).inputs(), "code": _package_digests(), "versions": _versions()})]
     for name in sorted(only or sources, key=lambda name: (name.startswith("00"), name)):
-        run_notebook(sources[name], parameters.folder / "notebooks" / f"{name}.ipynb", parameters)
+        output = parameters.folder / "notebooks" / f"{name}.ipynb"
+        # The overview comes last and reads what the others wrote, so each state includes those before it.
+        state.append(content_key([*state, _identity(sources[name], parameters)]))
+        if not only and _is_current(parameters.folder, output, state[-1]):
+            log.info("%s: unchanged", name)
+        else:
+            run_notebook(sources[name], output, parameters, state=state[-1])
     return render_report(parameters, list(sources))
+
+
+def _identity(source, parameters):
+    """Cells of a notebook and the values it is given."""
+    notebook = read_notebook(source)
+    declared = declared_parameters(notebook, source.name)
+    return [cell.source for cell in notebook.cells], parameters.model_dump(mode="json", include=set(declared))
+
+
+def _package_digests():
+    package = ROOT / "clipsafe_utils"
+    files = [path for path in sorted(package.rglob("*")) if path.suffix in (".py", ".csv", ".yaml")]
+    return {str(path.relative_to(package)): file_digest(path) for path in files}
+
+
+def _is_current(folder, output, state):
+    """Whether the executed copy has this state and the files that it wrote are there."""
+    recorded = folder / "provenance" / f"{output.stem}.json"
+    if not (output.exists() and recorded.exists()):
+        return False
+    files = json.loads(recorded.read_text(encoding="utf-8")).get("files", [])
+    same = nbformat.read(output, as_version=4).metadata.get("clipsafe", {}).get("state") == state
+    return same and all((folder / file).exists() for file in files)
 
 
 def render_report(parameters, sections):

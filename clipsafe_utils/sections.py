@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from clipsafe_utils.datasets import factor_annotations
+from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.metrics import (
     SIXTEEN_CLASSES,
     auroc,
@@ -79,8 +80,13 @@ def accuracy(study):
     names, rows = study.named(p.id_set, *p.shifted_sets), []
     for model in study.evaluate(*names):
         for name in names:
+            images = study.unit(model, name).images
+            if "anchor" in images:
+                rows += _video_rows(study, model, name, images)
+                continue
             correct = _correct(study.outputs(model, name), study.unit(model, name).labels)
             rows.append(_accuracy_row(study, model, name, correct))
+        for name in names:
             if name in SAME_CLASSES and p.id_set in names:
                 rows.append(_accuracy_row(study, model, SAME_CLASSES[name], _on_classes_of(study, model, name)))
     return study.table(rows)
@@ -93,6 +99,16 @@ def _accuracy_row(study, model, test_set, correct):
 
 def _correct(logits, labels):
     return np.argmax(logits, axis=1) == labels
+
+
+def _video_rows(study, model, name, images):
+    """pm-0 and pm-10: an anchor frame counts if it, or all frames within ten of it, get one of their labels."""
+    predicted = np.argmax(study.outputs(model, name), axis=1)
+    right = [k in labels for k, labels in zip(predicted, images["label_sets"], strict=True)]
+    for reach in (0, 10):
+        near = images["offset"].abs() <= reach
+        anchors = pd.Series(right)[near].groupby(images.loc[near, "anchor"]).all()
+        yield _accuracy_row(study, model, f"{name}/pm{reach}", anchors.to_numpy())
 
 
 def _on_classes_of(study, model, name):
@@ -198,11 +214,14 @@ def robustness(study, table, test_sets, *, x_set, baseline=None):
     if "distinct" in models:  # further rows of the same weights would count twice
         fits &= models["distinct"].eq(True)
     rows, lines, axes = [], {}, {}
-    for name in test_sets:
-        if name not in accuracies or x_set not in accuracies:
-            continue
+    if not test_sets:
+        study.missing["distribution shift"] = (
+            "no shifted test set is named: describe one and list it under `shifted_sets`."
+        )
+    columns = [c for name in test_sets for c in accuracies if c == name or c.partition("/")[0] == name]
+    for name in columns if x_set in accuracies else ():
         present = accuracies[name].notna()
-        same = SAME_CLASSES.get(name)
+        same = SAME_CLASSES.get(name.partition("/")[0])
         axes[name] = same if same in accuracies and accuracies.loc[present, same].notna().all() else x_set
         x, y = accuracies.loc[present, axes[name]], accuracies.loc[present, name]
         fitted = fits[present] & x.notna()
@@ -390,23 +409,28 @@ def calibration(study, prompts=None):
     for model in study.evaluate(*names):
         temperature, held_out = _fit(study, model, prompts)
         protocol = study.protocol(model, prompts)
-        n_fit = int((~held_out).sum())
-        rows.append(row(model, p.id_set, protocol, "temperature", (temperature, n_fit)))
+        scales = {"": 1.0} | ({"_scaled": temperature} if np.isfinite(temperature) else {})
+        rows.append(row(model, p.id_set, protocol, "temperature", (temperature, int((~held_out).sum()))))
         for name in names:
             logits, labels = study.outputs(model, name, prompts=prompts), study.unit(model, name).labels
             if name == p.id_set:
                 logits, labels = logits[held_out], labels[held_out]
-            for suffix, scale in (("", 1.0), ("_scaled", temperature)):
+            for suffix, scale in scales.items():
                 rows += _calibration_rows(model, name, protocol, suffix, logits, labels, scale, p)
     return study.table(rows)
 
 
 def _fit(study, model, prompts=None):
-    """Temperature of a model, and the mask of in-distribution images it was not fitted on."""
+    """Temperature of a model (NaN and a note where none is best), and which ID images it was not fitted on."""
     p = study.parameters
     unit = study.unit(model, p.id_set)
     fit = split_mask(unit.labels, p.calibration_fraction, seed=p.seed)
-    return fit_temperature(study.outputs(model, p.id_set, prompts=prompts)[fit], unit.labels[fit]), ~fit
+    try:
+        temperature = fit_temperature(study.outputs(model, p.id_set, prompts=prompts)[fit], unit.labels[fit])
+    except ClipsafeError as error:
+        study.missing[f"temperature of {model}"] = str(error)
+        temperature = np.nan
+    return temperature, ~fit
 
 
 def _calibration_rows(model, name, protocol, suffix, logits, labels, temperature, p):
@@ -440,7 +464,7 @@ def reliability_curves(study):
     """
     p = study.parameters
     if study.is_published:
-        predictions = read_imagenet_x_predictions(p.path("published"))
+        predictions = read_imagenet_x_predictions(study.published_folder)
         return {
             model: reliability_curve(images["confidence"], images["correct"], n_bins=p.n_bins, level=p.ci_level)
             for model, images in predictions.groupby("model")
@@ -451,7 +475,9 @@ def reliability_curves(study):
     for model in firsts:
         temperature, held_out = _fit(study, model)
         logits = study.outputs(model, p.id_set)[held_out]
-        scales = {model: 1.0} | ({f"{model}, T = {temperature:.2f}": temperature} if len(firsts) == 1 else {})
+        scales = {model: 1.0}
+        if len(firsts) == 1 and np.isfinite(temperature):
+            scales[f"{model}, T = {temperature:.2f}"] = temperature
         for label, scale in scales.items():
             scored = confidence_and_correct(logits, study.unit(model, p.id_set).labels[held_out], temperature=scale)
             curves[label] = reliability_curve(*scored, n_bins=p.n_bins, level=p.ci_level)

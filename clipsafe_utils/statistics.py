@@ -397,7 +397,7 @@ def auroc_interval(id_scores, ood_scores, *, level=0.95):
     of_id = 1 - (ranks[:n_id] - rankdata(id_scores)) / n_ood
     variance = sum(np.var(v, ddof=1) / len(v) if len(v) > 1 else np.nan for v in (of_ood, of_id))
     if value in (0.0, 1.0):
-        low, high = wilson_bounds(value * min(n_id, n_ood), min(n_id, n_ood), level)
+        low, high = wilson_bounds(value, min(n_id, n_ood), level)
         return Interval(value, float(low), float(high), "wilson, smaller sample", level, n_ood)
     half = ndtri((1 + level) / 2) * np.sqrt(variance) / (value * (1 - value))
     low, high = expit(logit(value) - half), expit(logit(value) + half)
@@ -407,8 +407,8 @@ def auroc_interval(id_scores, ood_scores, *, level=0.95):
 def split_mask(labels, fraction, *, seed=0):
     """Choose a share of samples, evenly over the classes.
 
-    Samples are ordered by class, classes and samples within them at random, and taken at regular steps; so each class gives its share to
-    within one sample, also where classes have a single one.
+    Samples are ordered by class, classes and samples within them at random, and taken at regular steps: each class
+    gives its share to within one sample, also where classes have a single one.
 
     Parameters
     ----------

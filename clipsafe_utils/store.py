@@ -25,6 +25,9 @@ from clipsafe_utils.content import content_key, file_digest, whole_file, writing
 from clipsafe_utils.errors import ClipsafeError
 
 _HEADER_BYTES = 1024
+_HELD = set()  # files of locks
+# A forked worker would share the lock, and keep it when its parent is killed.
+os.register_at_fork(after_in_child=lambda: [_HELD.pop().close() for _ in range(len(_HELD))])
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,13 @@ class Unit:
     def array(self):
         """Rows of the model's output, memory-mapped, read-only: float32 of shape (n, width)."""
         path = self.path / "array.safetensors"
-        with path.open("rb") as file:
-            header_size = int.from_bytes(file.read(8), "little")
-            info = json.loads(file.read(header_size))[self.kind]
-        offset, shape = 8 + header_size, tuple(info["shape"])
-        if path.stat().st_size != offset + info["data_offsets"][1]:
-            raise ClipsafeError(f"unit {self.key} is damaged: {path} is cut short. Delete {self.path} and run again.")
+        with self._intact(path):
+            with path.open("rb") as file:
+                header_size = int.from_bytes(file.read(8), "little")
+                info = json.loads(file.read(header_size))[self.kind]
+            offset, shape = 8 + header_size, tuple(info["shape"])
+            if path.stat().st_size != offset + info["data_offsets"][1]:
+                raise ValueError("cut short")
         if 0 in shape:
             return np.zeros(shape, np.float32)
         return np.memmap(path, np.float32, "r", offset, shape)
@@ -72,12 +76,22 @@ class Unit:
     @cached_property
     def images(self):
         """One row an image, aligned with `array`: image_id, label, and the set's annotations."""
-        return pd.read_parquet(self.path / "images.parquet")
+        with self._intact(self.path / "images.parquet") as path:
+            return pd.read_parquet(path)
 
     @property
     def labels(self):
         """Class indices, int64 of shape (n,); -1 where there is none."""
         return self.images["label"].to_numpy()
+
+    @contextlib.contextmanager
+    def _intact(self, path):
+        try:
+            yield path
+        except (OSError, ValueError, KeyError, TypeError):  # what readers make of missing, cut and garbled files
+            raise ClipsafeError(
+                f"unit {self.key} is damaged: {path} cannot be read. Delete {self.path} and run again."
+            ) from None
 
 
 class Store:
@@ -183,8 +197,6 @@ class Store:
                 for name, digest in unit.record["sha256"].items():
                     if file_digest(unit.path / name) != digest:
                         problems.append((key, f"{name} has changed since it was written"))
-                if len(unit.array) != unit.record["n"] or len(unit.images) != unit.record["n"]:
-                    problems.append((key, "rows are missing"))
             except (ClipsafeError, OSError) as error:
                 problems.append((key, str(error)))
         return pd.DataFrame(problems, columns=["key", "problem"])
@@ -207,10 +219,11 @@ class Store:
             except BlockingIOError:
                 waiting()
                 fcntl.flock(file, fcntl.LOCK_EX)
+            _HELD.add(file)
             try:
                 yield
             finally:
-                fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: forked workers have the file open too
+                _HELD.discard(file)
 
     @contextlib.contextmanager
     def writer(self, key, kind):

@@ -1,18 +1,20 @@
 """A study in a notebook: its parameters, models, image sets and store, and where its results go."""
 
 import json
-import time
+import os
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from clipsafe_utils.content import content_key, whole_file
+from clipsafe_utils.content import content_key, file_digest, whole_file
 from clipsafe_utils.datasets import imagenet_space, load_images
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.params import Parameters, parameters_from
 from clipsafe_utils.prompts import class_names, load_templates, zero_shot_head
 from clipsafe_utils.published import published_models, published_table
+from clipsafe_utils.published.files import FILES, published_file
 from clipsafe_utils.store import Store
 from clipsafe_utils.table import save_table, tidy
 from clipsafe_utils.zoo import load_zoo, zoo_frame
@@ -40,8 +42,8 @@ class Study:
         self.parameters = _Recorder(parameters_from(parameters) if given else parameters)
         self.folder = self.parameters.folder
         self.images, self.missing = {}, {}
-        self._units, self._heads, self._evaluated = {}, {}, set()
-        self._started = time.perf_counter()
+        self._units, self._heads, self._evaluated, self._saved = {}, {}, set(), []
+        self.told = set()
         for name, entry in self.parameters.image_sets.items():
             try:
                 self.images[name] = load_images(
@@ -74,12 +76,17 @@ class Study:
     def store(self):
         return Store(self.folder / "store")
 
+    @property
+    def published_folder(self):
+        """Folder with published results: CLIPSAFE_PUBLISHED if set, else the parameter."""
+        return Path(os.environ.get("CLIPSAFE_PUBLISHED") or self.parameters.path("published"))
+
     @cached_property
     def published(self):
         """Published results as (tidy table, quarantined rows)."""
         p = self.parameters
         return published_table(
-            p.path("published"), level=p.ci_level, n_bins=p.n_bins, n_bootstrap=p.n_bootstrap, seed=p.seed
+            self.published_folder, level=p.ci_level, n_bins=p.n_bins, n_bootstrap=p.n_bootstrap, seed=p.seed
         )
 
     @cached_property
@@ -87,7 +94,7 @@ class Study:
         """Facts about the models of this suite: one row each, indexed by id."""
         if not self.is_published:
             return zoo_frame(self.specs)
-        models = published_models(self.parameters.path("published")).set_index("model")
+        models = published_models(self.published_folder).set_index("model")
         return models.rename(columns={"source": "pretrain_source", "encoder": "encoder_family"})
 
     @cached_property
@@ -98,6 +105,12 @@ class Study:
         p = self.parameters
         adapters = {}
         for spec in self.specs:
+            if not spec.is_zero_shot and spec.outputs != self.id_space.outputs:
+                self.missing[spec.id] = (
+                    f"its outputs are those of {spec.outputs!r}, and the classes of {p.id_set} are others "
+                    f"({self.id_space.outputs or 'named by its folders'}): only zero-shot models can be asked for them."
+                )
+                continue
             try:
                 adapters[spec.id] = load_model(
                     spec, device=p.device, precision=p.precision, checkpoints=p.path("checkpoints")
@@ -105,6 +118,25 @@ class Study:
             except ClipsafeError as error:
                 self.missing[spec.id] = str(error)
         return adapters
+
+    def inputs(self):
+        """What this suite reads, by content or by size and time: equal inputs and equal code give equal results.
+
+        Returns
+        -------
+        dict
+            JSON-serialisable; no network is loaded for it.
+        """
+        p = self.parameters
+        published = [published_file(path, self.published_folder) for path in FILES.index] if self.is_published else []
+        weights = [Path(spec.checkpoint) for spec in self.specs if spec.checkpoint]
+        weights += sorted(p.path("checkpoints").glob("*")) if self.specs else []
+        return {
+            "images": {name: images.manifest() for name, images in self.images.items()} | self.missing,
+            "models": self.models.to_csv() if self.specs else "",
+            "checkpoints": [(str(path), *_stamp(path)) for path in weights],
+            "published": [file_digest(path) for path in published],
+        }
 
     def named(self, *names):
         """Those of the named image sets that are there; the others are noted in `missing`.
@@ -160,19 +192,16 @@ class Study:
     @property
     def prompt_sets(self):
         """Name -> templates, the main set first."""
-        sets = {}
-        for entry in self.parameters.prompt_sets:
-            sets |= entry if isinstance(entry, dict) else {entry: load_templates(entry)}
-        return sets
+        return {name: load_templates(given) for name, given in self.parameters.prompts.items()}
 
     @property
     def main_prompts(self):
         return next(iter(self.prompt_sets))
 
     def space(self, name):
-        """Label space that an image set is judged in: its own, or that of the ID set where it has no classes."""
+        """Label space that an image set is judged in: its own if it shares the outputs of the ID set's, else that."""
         own = self.images[name].space
-        return own if len(own) and name != self.parameters.cue_conflict_set else self.id_space
+        return own if len(own) and own.outputs == self.id_space.outputs else self.id_space
 
     @property
     def id_space(self):
@@ -251,11 +280,18 @@ class Study:
 
     def save(self, table, name):
         """Write a result table to outputs/SUITE/tables as Parquet and CSV; returns the table."""
-        return save_table(table, self.folder / "tables" / name)
+        path = self.folder / "tables" / name
+        if len(table):
+            self._saved += [f"tables/{name}.parquet", f"tables/{name}.csv"]
+            return save_table(table, path)
+        for suffix in (".parquet", ".csv"):  # what an earlier run left is not this run's result
+            path.with_suffix(suffix).unlink(missing_ok=True)
+        return table
 
     def save_figure(self, figure, name):
         """Write a figure to outputs/SUITE/figures as SVG and PNG; returns the path of the PNG."""
         path = self.folder / "figures" / name
+        self._saved += [f"figures/{name}.png", f"figures/{name}.svg"]
         for suffix, metadata in (("svg", {"Date": None}), ("png", None)):
             with whole_file(path.with_suffix(f".{suffix}")) as temporary:
                 figure.savefig(temporary, format=suffix, dpi=144, bbox_inches="tight", metadata=metadata)
@@ -278,13 +314,18 @@ class Study:
         ]
         record = {
             "parameters_used": sorted(self.parameters.used),
-            "seconds": round(time.perf_counter() - self._started, 1),
+            "files": self._saved,
             "units": units,
             "unreadable_images": self.unreadable().to_dict("records"),
             "not_available": self.notes().to_dict("records"),
         }
         with whole_file(self.folder / "provenance" / f"{notebook}.json") as temporary:
             temporary.write_text(json.dumps(record, indent=1))
+
+
+def _stamp(path):
+    status = path.stat() if path.exists() else None
+    return (status.st_size, status.st_mtime_ns) if status else ()
 
 
 class _Recorder:
@@ -294,7 +335,8 @@ class _Recorder:
         self._parameters, self.used = parameters, set()
 
     def __getattr__(self, name):
-        self.used |= {"folder": {"outputs", "suite"}, "image_root": {"data"}}.get(name, {name})
+        derived = {"folder": {"outputs", "suite"}, "image_root": {"data"}, "prompts": {"prompt_sets"}}
+        self.used |= derived.get(name, {name})
         return getattr(self._parameters, name)
 
     def path(self, key):

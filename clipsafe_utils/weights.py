@@ -73,7 +73,7 @@ def refuse_code(path):
             with safe_open(path, framework="numpy"):
                 return
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False):
+            with path.open("rb") as file, np.load(file, allow_pickle=False):
                 return
         with torch.serialization.safe_globals(HARMLESS):
             torch.load(path, map_location="meta", weights_only=True)

@@ -65,7 +65,7 @@ present.group_summary(study, results)
 # ## The models
 
 # %%
-present.table(study.models.reset_index())
+present.table(study.models.drop(columns=["name"]).reset_index())
 
 # %% [markdown]
 # ## Quarantined

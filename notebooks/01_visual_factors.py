@@ -66,12 +66,13 @@ present.overview(study)
 # %% [markdown]
 # ## Accuracy under distribution shift
 #
-# One row of the table is one number: `value` with its interval (`ci_low` to `ci_high`, of the kind `ci_kind`),
+# One row a model, one column a test set, accuracies as fractions. In the file behind the table one row is one number:
+# `value` with its interval (`ci_low` to `ci_high`, of the kind `ci_kind`),
 # measured on `n` images of `test_set` under the conventions of `protocol`. Accuracies are fractions.
 
 # %%
 accuracy = sections.accuracy(study)
-present.results(study, accuracy, "accuracy")
+present.results(study, accuracy, "accuracy", wide=True)
 
 # %% [markdown]
 # ## Effective robustness under shift
@@ -117,7 +118,7 @@ for group in sections.CLIP_GROUPS:
     )
 
 # %%
-present.results(study, robustness, "effective_robustness_shifts")
+present.results(study, robustness, "effective_robustness_shifts", wide=True)
 
 # %% [markdown]
 # ## Which factors hurt
@@ -149,7 +150,7 @@ present.results(study, factor_table, "visual_factors")
 
 # %%
 factor_accuracy = factor_table[factor_table["metric"] == "accuracy"]
-overall = next(iter(factor_accuracy["test_set"].str.partition("/")[0]), "")
+overall = next(iter(factor_accuracy["test_set"].str.split("/").str[0]), "")
 factor_sets = [f"{overall}/{factor}" for factor in factors]
 factor_robustness, factor_lines, _ = sections.robustness(study, factor_accuracy, factor_sets, x_set=overall)
 is_clip = factor_robustness["model"].map(study.models["group"]).isin(sections.CLIP_GROUPS)
@@ -170,7 +171,7 @@ for group in sections.CLIP_GROUPS:
         above="more robust than the baseline line",
         below="less robust than the baseline line",
     )
-present.results(study, factor_robustness, "effective_robustness_factors")
+present.results(study, factor_robustness, "effective_robustness_factors", wide=True)
 
 # %% [markdown]
 # The line depends on who the baseline is. Against *all* models but CLIP, whatever they were trained on:
@@ -187,7 +188,7 @@ present.figure(
     what="Factor-level effective robustness of CLIP models against a line over all other models",
     direction="right of zero is more robust than the rest",
 )
-present.results(study, rest_robustness, "effective_robustness_factors_rest")
+present.results(study, rest_robustness, "effective_robustness_factors_rest", wide=True)
 
 # %% [markdown]
 # ## Shape or texture
@@ -224,5 +225,5 @@ present.results(study, cues, "shape_bias")
 # Gedeon. NeurIPS 2023 (arXiv 2402.07410).
 
 # %%
-present.missing(study)
+present.unreadable(study)
 study.finish("01_visual_factors")

@@ -125,5 +125,5 @@ present.figure(
 # Ming et al. NeurIPS 2022. Tu, Deng, Gedeon. NeurIPS 2023 (arXiv 2402.07410).
 
 # %%
-present.missing(study)
+present.unreadable(study)
 study.finish("02_ood_detection")

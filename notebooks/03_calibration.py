@@ -100,5 +100,5 @@ present.figure(
 # 2402.07410).
 
 # %%
-present.missing(study)
+present.unreadable(study)
 study.finish("03_calibration")

@@ -84,5 +84,5 @@ present.results(study, effects, "prompt_effects")
 # Radford et al. ICML 2021. Tu, Deng, Gedeon. NeurIPS 2023 (arXiv 2402.07410).
 
 # %%
-present.missing(study)
+present.unreadable(study)
 study.finish("04_prompts")

@@ -97,6 +97,10 @@ def test_reduction_refuses_other_outputs():
         imagenet_space("a").reduce(np.zeros((1, 21841)))
     with pytest.raises(ClipsafeError, match="needs 2"):
         LabelSpace("", ("cat", "dog")).reduce(np.zeros((1, 1000)))
+    own = LabelSpace("mine", ("cat", "dog"), ((0,), (3,)))  # an output space this package does not know
+    assert own.reduce(np.array([[1, 2, 3, 4, 5]])).tolist() == [[1, 4]]
+    with pytest.raises(ClipsafeError, match="3 columns, this label space needs 4"):
+        own.reduce(np.zeros((1, 3)))
     with pytest.raises(ClipsafeError, match="at least one output"):
         LabelSpace("imagenet1k", ("cat",), ((),))
     with pytest.raises(ClipsafeError, match="unknown ImageNet subset 'b'"):
@@ -443,6 +447,8 @@ def test_cue_conflict_names_must_fit(tmp_path):
     refused("cue_conflict", tmp_path, match="found 1 images of 1 classes")
     write(tmp_path, "bear/dog1-cat2.png")
     refused("cue_conflict", tmp_path, partial=True, match="dog1-cat2.png does not name its folder's shape")
+    (tmp_path / "bear/dog1-cat2.png").rename(tmp_path / "bear/bear1-tiger2.png")
+    refused("cue_conflict", tmp_path, partial=True, match="bear1-tiger2.png does not name")
     write(tmp_path, "tiger/tiger1-cat2.png")
     refused("cue_conflict", tmp_path, partial=True, match="unexpected folders tiger")
 

@@ -275,7 +275,7 @@ def test_score_distributions_mark_the_threshold_of_fpr_ood_at_tpr_id95(rng):
     inside, outside = rng.normal(size=1000), rng.normal(1, 1, 500)
     ax = plots.score_distributions(inside, {"sun": outside}, method="energy")
     threshold = next(line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == "--")
-    assert np.mean(outside <= threshold) == fpr_ood_at_tpr_id95(inside, outside)
+    assert threshold in inside and np.mean(outside <= threshold) == fpr_ood_at_tpr_id95(inside, outside)
     assert entries(ax) == ["In-distribution (n = 1,000)", "sun (n = 500)"]
     for patch in ax.patches:
         heights, edges, _ = patch.get_data()
@@ -407,7 +407,7 @@ def test_caption_is_made_from_the_rows():
     )
     bare = tidy([{"model": "m", "test_set": "a", "metric": "nll", "value": 1.0, "source": "published"}])
     assert plots.caption(bare, what="NLL", direction="") == (
-        "NLL: 1 model, n = not published images each, published by others. No intervals."
+        "NLL: 1 model, numbers of images not published, published by others. No intervals."
     )
     with pytest.raises(ClipsafeError, match="no rows to caption 'NLL'"):
         plots.caption(bare.iloc[:0], what="NLL", direction="")

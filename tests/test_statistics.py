@@ -12,10 +12,13 @@ from clipsafe_utils import metrics
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.statistics import (
     Interval,
+    auroc_interval,
     bootstrap_ci,
     effective_robustness,
     effective_robustness_interval,
     fit_accuracy_line,
+    mean_interval,
+    split_mask,
     wilson_interval,
 )
 
@@ -329,3 +332,55 @@ def test_messages_name_cause_value_and_remedy(call, message):
     with pytest.raises(ClipsafeError) as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_mean_interval_is_the_normal_one(rng):
+    values = rng.normal(3, 2, 400)
+    interval = mean_interval(values, level=0.9)
+    low, high = stats.norm.interval(0.9, values.mean(), stats.sem(values))
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+    assert np.isnan(mean_interval([1.0]).low)
+    with pytest.raises(ClipsafeError, match="one value or more"):
+        mean_interval([])
+
+
+def test_auroc_interval_has_delongs_variance(rng):
+    inside, outside = rng.normal(0, 1, 60).round(1), rng.normal(1, 1, 40).round(1)
+    wins = (outside[:, None] > inside) + 0.5 * (outside[:, None] == inside)
+    variance = wins.mean(axis=1).var(ddof=1) / 40 + wins.mean(axis=0).var(ddof=1) / 60
+    value = wins.mean()
+    half = stats.norm.ppf(0.975) * np.sqrt(variance) / (value * (1 - value))
+    interval = auroc_interval(inside, outside)
+    assert interval.value == pytest.approx(value)
+    assert logit([interval.low, interval.high]) == pytest.approx(logit(value) + half * np.array([-1, 1]))
+
+
+def test_auroc_interval_covers(rng):
+    truth = stats.norm.cdf(1 / np.sqrt(2))
+    hits = 0
+    for _ in range(400):
+        interval = auroc_interval(rng.normal(0, 1, 50), rng.normal(1, 1, 80))
+        hits += interval.low <= truth <= interval.high
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+def test_perfect_auroc_keeps_a_width():
+    interval = auroc_interval(np.zeros(30), np.ones(20))
+    assert interval.value == interval.high == 1
+    assert interval.low == pytest.approx(wilson_interval(20, 20).low)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.2])
+def test_split_gives_each_class_its_share(rng, fraction):
+    labels = rng.permutation(np.repeat(np.arange(30), 10))
+    mask = split_mask(labels, fraction, seed=3)
+    assert mask.sum() == int(fraction * 300)
+    assert np.abs(np.bincount(labels[mask], minlength=30) - 10 * fraction).max() <= 1
+    assert (mask == split_mask(labels, fraction, seed=3)).all()
+    assert (mask != split_mask(labels, fraction, seed=4)).any()
+
+
+def test_split_of_single_samples_is_random():
+    first, second = (split_mask(np.arange(100), 0.5, seed=seed) for seed in (0, 1))
+    assert first.sum() == second.sum() == 50
+    assert 20 < (first & second).sum() < 30 + 10

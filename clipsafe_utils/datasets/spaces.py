@@ -10,7 +10,7 @@ import numpy as np
 from clipsafe_utils.errors import ClipsafeError, unknown
 
 OUTPUT_SIZES = {"imagenet1k": 1000}
-"""Output space -> number of outputs."""
+"""Output space -> number of outputs; others (a user's, the laboratory's) hold at least their largest member."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,10 +61,14 @@ class LabelSpace:
         ClipsafeError
             The number of columns is not that of the output space.
         """
-        expected = len(self.names) if self.members is None else OUTPUT_SIZES[self.outputs]
-        if expected and logits.shape[1] != expected:
+        width = logits.shape[1]
+        if self.members is None:
+            expected = len(self.names) or width
+        else:
+            expected = OUTPUT_SIZES.get(self.outputs, max(width, 1 + max(map(max, self.members))))
+        if width != expected:
             raise ClipsafeError(
-                f"logits have {logits.shape[1]:,} columns, this label space needs {expected:,} "
+                f"logits have {width:,} columns, this label space needs {expected:,} "
                 f"({self.outputs or 'one a class'}); use a model with these outputs."
             )
         if self.members is None:

@@ -1,6 +1,7 @@
 """Write the pages of a report as Sphinx sources: index, one page a section, tables and figures."""
 
 import json
+import re
 import shutil
 from html import escape
 
@@ -156,11 +157,11 @@ def _results(parameters, executed, files):
 
 
 def _summary(name, notebook):
-    """Title of a section and its first paragraph."""
+    """Title of a section and the first two sentences of its first paragraph."""
     lines = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown").splitlines()
     title = next((line.lstrip("# ") for line in lines if line.startswith("# ")), name)
     text = "\n".join("" if line.startswith("#") else line for line in lines).strip()
-    return title, " ".join(text.split("\n\n")[0].split())
+    return title, " ".join(re.split(r"(?<=[.?!:])\s+", text.split("\n\n")[0])[:2])
 
 
 def _commit(code):
