@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -34,7 +35,8 @@ def evaluate(
     models : iterable of ModelSpec, str or Model
         Specs and ids are loaded with `load_model`.
     image_sets : iterable of ImageSet
-        Anything with name, image_ids, labels, annotations, manifest(), len() and image(i).
+        Anything with name, image_ids, labels, annotations, manifest(), len() and image(i); `images(start, stop)`,
+        where there is one, gives a batch at once (uint8 of shape (n, height, width, 3)).
     store : Store
     batch_size : int, default 64
     workers : int, default 2
@@ -182,6 +184,8 @@ def _encode(model, pixels):
 
 
 class _Decoded(Dataset):
+    """Preprocessed images; what cannot be read comes with its error instead."""
+
     def __init__(self, images, transform):
         self.images, self.transform = images, transform
 
@@ -194,6 +198,13 @@ class _Decoded(Dataset):
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
             return index, None, " ".join(str(error).split())[:200]
         return index, self.transform(image), None
+
+    def __getitems__(self, indices):
+        """A batch: sets that render their images do so many at a time."""
+        if not hasattr(self.images, "images"):
+            return [self[index] for index in indices]
+        rendered = self.images.images(indices[0], indices[-1] + 1)
+        return [(i, self.transform(Image.fromarray(one)), None) for i, one in zip(indices, rendered, strict=True)]
 
 
 def _collate(items):

@@ -98,6 +98,7 @@ class Parameters(_Strict):
     ood_sets: list[str] = Field([], description="sets whose images count as out-of-distribution")
     cue_conflict_set: str | None = Field("cue_conflict", description="set for shape bias; null for none")
     factor_set: str | None = Field(None, description="set with factor annotations; null: the in-distribution set")
+    paired_set: str | None = Field(None, description="set of image pairs that differ in one factor; null for none")
     factors: list[Factor] = Field(list(STUDY_FACTORS), description="visual factors (ImageNet-X)", min_length=1)
     factor_annotation: Literal["top", "multi"] = Field(
         "top", description="one factor an image (top) or several (multi)"
@@ -127,6 +128,7 @@ class Parameters(_Strict):
         "float32", description="arithmetic of inference; bf16 and fp16 are autocast"
     )
     batch_size: int = Field(64, ge=1, description="images a forward pass")
+    models_per_pass: int = Field(4, ge=1, description="models that look at the same decoded images at once")
     workers: int = Field(2, ge=0, description="processes that read images")
 
     @field_validator("factors", "ood_scores", "shifted_sets", "ood_sets")
@@ -176,8 +178,8 @@ class Parameters(_Strict):
     @model_validator(mode="after")
     def _sets_are_described(self):
         """With images at hand, a name that no image set has is a typing mistake, not a set without results."""
-        roles = self.model_fields_set & {"id_set", "shifted_sets", "ood_sets", "cue_conflict_set", "factor_set"}
-        given = [getattr(self, role) for role in sorted(roles)]
+        roles = ("id_set", "shifted_sets", "ood_sets", "cue_conflict_set", "factor_set", "paired_set")
+        given = [getattr(self, role) for role in roles if role in self.model_fields_set]
         named = [name for value in given for name in (value if isinstance(value, list) else [value])]
         for name in named if self.image_sets else []:
             if name is not None and name not in self.image_sets:

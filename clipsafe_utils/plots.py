@@ -146,9 +146,21 @@ def accuracy_on_accuracy(table, models, *, x, y, line=None, level=0.95, ax=None)
 def effective_robustness(table, models, *, ax=None):
     """Effective robustness on each factor or shift (rows of that metric), the highest mean on top."""
     rows = _select(table, models, ["effective_robustness"])
+    what = "Effective robustness (percentage points)\n← less robust than the baseline     more robust →"
+    return _differences(rows, ax, what)
+
+
+def paired_effects(table, models, *, ax=None):
+    """Effect of each factor on the same images (rows of metric "paired_effect"), the least harmful on top."""
+    rows = _select(table, models, ["paired_effect"])
+    what = "Accuracy with the factor minus accuracy without (percentage points)\n← harms     helps →"
+    return _differences(rows, ax, what)
+
+
+def _differences(rows, ax, xlabel):
     ax = _dot_plot(rows.assign(category=rows["test_set"]), ax, label=_factors, percent=True, sign=True)
     ax.axvline(0, **_REFERENCE)
-    ax.set_xlabel("Effective robustness (percentage points)\n← less robust than the baseline     more robust →")
+    ax.set_xlabel(xlabel)
     return ax
 
 

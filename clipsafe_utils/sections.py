@@ -183,6 +183,33 @@ def _factors(study, name, unit):
     return "imagenet_x", annotated, {factor: frame.loc[annotated, factor].to_numpy() for factor in p.factors}
 
 
+def paired_effects(study):
+    """What switching on one factor does to accuracy, all else equal: the causal effect on the same images.
+
+    Returns
+    -------
+    DataFrame
+        Tidy, metric "paired_effect": accuracy with the factor minus accuracy without, over the pairs; its interval is
+        that of the mean of the paired differences. Empty where the suite has no set of pairs.
+    """
+    p, rows = study.parameters, []
+    if not p.paired_set:
+        study.missing["image pairs"] = (
+            "the effect of one factor alone needs the same image with and without it: a rendered world has such pairs "
+            "(`paired_set`), photographs do not."
+        )
+    names = study.named(p.paired_set)
+    for model in study.evaluate(*names) if names else []:
+        unit = study.unit(model, names[0])
+        pairs = unit.images.assign(correct=_correct(study.outputs(model, names[0]), unit.labels).astype(float))
+        correct = pairs.pivot_table(index="pair", columns="forced", values="correct")
+        for factor in p.factors:
+            difference = (correct[factor] - correct["none"]).to_numpy()
+            interval = mean_interval(difference, level=p.ci_level)._replace(kind="normal, paired")
+            rows.append(row(model, f"{names[0]}/{factor}", study.protocol(model), "paired_effect", interval))
+    return study.table(rows)
+
+
 def robustness(study, table, test_sets, *, x_set, baseline=None):
     """Effective robustness on each test set, against a line fitted on the baseline group.
 

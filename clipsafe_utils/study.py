@@ -172,6 +172,7 @@ class Study:
             self.store,
             batch_size=p.batch_size,
             workers=p.workers,
+            models_per_pass=p.models_per_pass,
             on_error="skip",
         )
         for (model, _), unit in units.items():

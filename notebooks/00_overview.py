@@ -22,21 +22,13 @@ suite = "published"
 outputs = "outputs"
 published = "../shared/published"
 data = "data"
-checkpoints = "checkpoints"
 zoo = "paper"
 select = {}
 image_sets = {}
-id_set = "imagenet_val"
-prompt_sets = ["imagenet_80"]
-class_names = "openai"
 n_bins = 15
 ci_level = 0.95
 n_bootstrap = 1000
 seed = 0
-device = "auto"
-precision = "float32"
-batch_size = 64
-workers = 2
 
 # %%
 from clipsafe_utils import present

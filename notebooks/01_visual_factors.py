@@ -30,6 +30,7 @@ id_set = "imagenet_val"
 shifted_sets = ["imagenet_v2_matched_frequency", "imagenet_a", "imagenet_r", "imagenet_sketch"]
 cue_conflict_set = "cue_conflict"
 factor_set = None
+paired_set = None
 factors = [
     "pose",
     "background",
@@ -54,6 +55,7 @@ seed = 0
 device = "auto"
 precision = "float32"
 batch_size = 64
+models_per_pass = 4
 workers = 2
 
 # %%
@@ -145,50 +147,51 @@ present.results(study, factor_table, "visual_factors")
 # %% [markdown]
 # ## Factor-level effective robustness
 #
-# The same line, factor by factor: accuracy with the factor against overall accuracy on the annotated images. The line
-# is fitted on the baseline group, so a model above it handles this factor better than its overall accuracy explains.
+# The same line, factor by factor: accuracy with the factor against overall accuracy on the annotated images. A model
+# above it handles this factor better than its overall accuracy explains. The line depends on who the baseline is: the
+# baseline group, or all models but CLIP, whatever they were trained on.
 
 # %%
 factor_accuracy = factor_table[factor_table["metric"] == "accuracy"]
 overall = next(iter(factor_accuracy["test_set"].str.split("/").str[0]), "")
 factor_sets = [f"{overall}/{factor}" for factor in factors]
-factor_robustness, factor_lines, _ = sections.robustness(study, factor_accuracy, factor_sets, x_set=overall)
-is_clip = factor_robustness["model"].map(study.models["group"]).isin(sections.CLIP_GROUPS)
-present.figure(
-    study,
-    "effective_robustness_factors",
-    plots.effective_robustness,
-    factor_robustness[is_clip],
-    study.models,
-    what=f"Factor-level effective robustness of CLIP models against a line over {baseline_group} models",
-    direction="right of zero is more robust than the baseline",
-)
-factor_means = sections.group_means(study, factor_robustness)
-for group in sections.CLIP_GROUPS:
-    present.findings(
-        factor_means,
-        group=group,
-        above="more robust than the baseline line",
-        below="less robust than the baseline line",
+for baseline, name in ((baseline_group, "effective_robustness_factors"), ("rest", "effective_robustness_factors_rest")):
+    robustness, _, _ = sections.robustness(study, factor_accuracy, factor_sets, x_set=overall, baseline=baseline)
+    is_clip = robustness["model"].map(study.models["group"]).isin(sections.CLIP_GROUPS)
+    present.figure(
+        study,
+        name,
+        plots.effective_robustness,
+        robustness[is_clip],
+        study.models,
+        what=f"Factor-level effective robustness of CLIP models; baseline: {baseline}",
+        direction="right of zero is more robust than the baseline",
     )
-present.results(study, factor_robustness, "effective_robustness_factors", wide=True)
+    means = sections.group_means(study, robustness)
+    for group in sections.CLIP_GROUPS:
+        present.findings(
+            means, group=group, above="more robust than the baseline line", below="less robust than the baseline line"
+        )
+    present.results(study, robustness, name, wide=True)
 
 # %% [markdown]
-# The line depends on who the baseline is. Against *all* models but CLIP, whatever they were trained on:
+# ## The effect of one factor alone
+#
+# Images that show a factor differ from others in more than that factor. Where the same image exists with and without
+# it, the difference of accuracies over such pairs is the effect of the factor itself.
 
 # %%
-rest_robustness, _, _ = sections.robustness(study, factor_accuracy, factor_sets, x_set=overall, baseline="rest")
-is_clip = rest_robustness["model"].map(study.models["group"]).isin(sections.CLIP_GROUPS)
+effects = sections.paired_effects(study)
 present.figure(
     study,
-    "effective_robustness_factors_rest",
-    plots.effective_robustness,
-    rest_robustness[is_clip],
+    "paired_effects",
+    plots.paired_effects,
+    effects,
     study.models,
-    what="Factor-level effective robustness of CLIP models against a line over all other models",
-    direction="right of zero is more robust than the rest",
+    what="Effect of each factor on the same images",
+    direction="left of zero is a loss of accuracy",
 )
-present.results(study, rest_robustness, "effective_robustness_factors_rest", wide=True)
+present.results(study, effects, "paired_effects", wide=True)
 
 # %% [markdown]
 # ## Shape or texture

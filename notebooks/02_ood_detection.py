@@ -31,13 +31,11 @@ ood_sets = []
 prompt_sets = ["imagenet_80"]
 class_names = "openai"
 ood_scores = ["msp", "max_logit", "energy"]
-n_bins = 15
 ci_level = 0.95
-n_bootstrap = 1000
-seed = 0
 device = "auto"
 precision = "float32"
 batch_size = 64
+models_per_pass = 4
 workers = 2
 
 # %%

@@ -37,6 +37,7 @@ seed = 0
 device = "auto"
 precision = "float32"
 batch_size = 64
+models_per_pass = 4
 workers = 2
 
 # %%

@@ -389,7 +389,7 @@ def test_text_towers_and_tokenizers_that_are_not_to_be_had(name, tmp_path):
     assert str(error.value).startswith("model 'x' needs more than its checkpoint: ")
     assert str(error.value).endswith("Load it once where there is a network; the hub's cache then serves it.")
     if name.startswith("roberta"):
-        with pytest.raises(ClipsafeError, match="^model 'x' needs more than its checkpoint: "):
+        with pytest.raises(ClipsafeError, match=r"^model 'x' needs more than its checkpoint: "):
             _ = load_model(spec, device="cpu").network
 
 

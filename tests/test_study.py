@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 from test_datasets import vid_robust
-from tiny import classifier_spec, clip_spec
+from tiny import classifier_spec, clip_spec, table_of
 
 from clipsafe_utils import sections
 from clipsafe_utils.content import file_digest
-from clipsafe_utils.datasets import FACTORS, imagenet_wnids, load_factor_annotations
+from clipsafe_utils.datasets import FACTORS, ImageSet, imagenet_space, imagenet_wnids, load_factor_annotations
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.metrics import (
     SIXTEEN_CLASSES,
@@ -87,12 +87,6 @@ def zoo(tmp_path_factory):
     return table_of(folder, lite, clip_spec(folder))
 
 
-def table_of(folder, *specs):
-    rows = [{key: value for key, value in asdict(spec).items() if key != "facts"} for spec in specs]
-    pd.DataFrame(rows).to_csv(folder / "zoo.csv", index=False)
-    return str(folder / "zoo.csv")
-
-
 @pytest.fixture(scope="module")
 def values(data, zoo, real_dir, tmp_path_factory):
     partial = {"partial": True}
@@ -104,7 +98,7 @@ def values(data, zoo, real_dir, tmp_path_factory):
             "edges": {"kind": "folder", "root": str(real_dir / "edges" / "bear"), "is_ood": True},
             "imagenet_r": {},
         },
-        "shifted_sets": ["imagenet_a", "imagenet_vid_robust", "imagenet_r", "objectnet"],
+        "shifted_sets": ["imagenet_a", "imagenet_vid_robust", "imagenet_r"],
         "ood_sets": ["edges", "cue_conflict"],
         "prompt_sets": [{"mine": list(MINE)}, "name_only"],
         "ood_scores": ["msp", "mcm", "max_logit", "energy"],
@@ -162,16 +156,14 @@ def test_accuracy_is_that_of_the_logits_and_n_leaves_out_unreadable_images(study
     found = value(accuracy, model=LITE, test_set="imagenet_val")
     assert 10 < right.sum() < len(right) == 2 * len(CLASSES) == found.n == len(study.images["imagenet_val"]) - 1
     assert found.value == pytest.approx(right.mean()) and found.ci_low < found.value < found.ci_high
-    assert (found.suite, found.protocol, found.metric, found.ci_kind) == (
-        *("small", "classifier head"),
-        *("accuracy", "wilson"),
-    )
+    assert (found.suite, found.protocol, found.ci_kind) == ("small", "classifier head", "wilson")
     assert set(accuracy.loc[accuracy["model"] == "tiny", "protocol"]) == {"prompts mine"}
 
 
-def test_an_unreadable_image_is_listed_by_path_and_in_the_record(study, accuracy, tmp_path):
+def test_an_unreadable_image_is_listed_by_path_and_in_the_record(study, accuracy):
     (path,) = set(study.unreadable()["image_id"])
-    assert path.startswith(f"{WNIDS[6]}/ILSVRC2012_val_") and path not in set(study.unit(LITE, "imagenet_val").images)
+    assert path.startswith(f"{WNIDS[6]}/ILSVRC2012_val_")
+    assert path not in set(study.unit(LITE, "imagenet_val").images["image_id"])
     assert study.unreadable().groupby("model").size().to_dict() == {LITE: 1, "tiny": 1}
     study.finish("01_visual_factors")
     record = json.loads((study.folder / "provenance" / "01_visual_factors.json").read_text())
@@ -180,13 +172,15 @@ def test_an_unreadable_image_is_listed_by_path_and_in_the_record(study, accuracy
     assert lite["key"] in study.store and lite["n"] == 2 * len(CLASSES)
 
 
-def test_missing_sets_are_noted_with_a_remedy(study, accuracy):
-    assert "imagenet_r" not in study.images and study.missing["imagenet_r"].startswith("imagenet_r at ")
-    assert study.missing["objectnet"] == (
-        "not described under image_sets of the parameter file: add it there with its root."
-    )
-    assert not accuracy["test_set"].isin(["imagenet_r", "objectnet", "imagenet_val/r_classes"]).any()
+def test_missing_sets_are_noted_with_a_remedy(study, accuracy, data):
+    assert "imagenet_r" not in study.images and str(data / "imagenet_r") in study.missing["imagenet_r"]
+    assert not accuracy["test_set"].isin(["imagenet_r", "imagenet_val/r_classes"]).any()
     assert study.notes()["missing"].tolist() == sorted(study.missing)
+    without = Study({"image_sets": {"imagenet_a": {"root": str(data / "imagenet_a"), "partial": True}}})
+    assert without.named("imagenet_a", "cue_conflict", None) == ["imagenet_a"]
+    assert without.missing == {
+        "cue_conflict": "not described under image_sets of the parameter file: add it there with its root."
+    }
 
 
 def test_imagenet_a_is_judged_and_matched_in_its_own_classes(study, accuracy):
@@ -204,7 +198,7 @@ def test_imagenet_a_is_judged_and_matched_in_its_own_classes(study, accuracy):
 
 
 def test_vid_robust_counts_anchors_once_alone_and_once_with_all_neighbours(study, accuracy):
-    """The anchor shows a cat, the second of its labels; one neighbour an airplane, none of them; one anchor is alone."""
+    """One anchor shows a cat, the second of its labels, and a neighbour an airplane, neither; the other is alone."""
     found = {reach: value(accuracy, model=LITE, test_set=f"imagenet_vid_robust/pm{reach}") for reach in (0, 10)}
     assert [(found[reach].value, found[reach].n) for reach in (0, 10)] == [(1.0, 2), (0.5, 2)]
     unit = study.unit(LITE, "imagenet_val")
@@ -243,6 +237,36 @@ def test_images_without_annotation_say_what_would_help(values):
     study = Study(load_parameters("params/sample.yaml", values | {"factor_set": "imagenet_a"}))
     assert sections.visual_factors(study).empty
     assert study.missing["visual factors"].startswith("no image of imagenet_a is annotated: ImageNet-X knows files by ")
+
+
+def test_paired_effects_compare_the_same_images(study, data):
+    """Each photo beside its mirror image ("pose") and itself upside down ("background")."""
+    names = study.unit(LITE, "imagenet_val").images["image_id"]
+    rows = [
+        {"image_id": image_id, "label": k, "pair": pair, "forced": forced}
+        for pair, k in enumerate(A_CLASSES[:8])
+        for image_id, forced in zip(
+            [*("imagenet_val/" + names[names.str.startswith(WNIDS[k])]), f"imagenet_a/{WNIDS[k]}/upside-down.jpg"],
+            ("none", "pose", "background"),
+            strict=True,
+        )
+    ]
+    frame = pd.DataFrame(rows).sample(frac=1, random_state=0, ignore_index=True)
+    own = Study(
+        study.parameters._parameters.model_copy(update={"paired_set": "pairs", "factors": ["pose", "background"]})
+    )
+    cues = frame[["pair", "forced"]]
+    own.images["pairs"] = ImageSet("pairs", data, frame["image_id"], frame["label"], imagenet_space(), annotations=cues)
+    found = sections.paired_effects(own)
+    right = frame.assign(right=own.unit(LITE, "pairs").array.argmax(axis=1) == frame["label"])
+    right = {forced: part.sort_values("pair")["right"].to_numpy(float) for forced, part in right.groupby("forced")}
+    for factor in ("pose", "background"):
+        difference = right[factor] - right["none"]
+        effect = value(found, model=LITE, test_set=f"pairs/{factor}", metric="paired_effect")
+        assert (effect.value, effect.n) == (pytest.approx(difference.mean()), 8)
+        assert effect.ci_high - effect.ci_low == pytest.approx(2 * 1.96 * difference.std(ddof=1) / 8**0.5, rel=1e-4)
+    assert right["background"].mean() < right["none"].mean(), "upside down is harder"
+    assert sections.paired_effects(study).empty and study.missing["image pairs"].endswith("photographs do not.")
 
 
 def test_shape_bias_follows_the_sixteen_class_rule(study):
@@ -462,7 +486,7 @@ def test_no_temperature_is_a_note_and_no_number(study, monkeypatch):
 def test_reliability_is_of_the_held_out_images(study):
     curves = sections.reliability_curves(study)
     assert list(curves) == [LITE, "tiny"], "one model a group"
-    assert all(curve.n.sum() == len(CLASSES) for curve in curves.values())
+    assert all(curve.count.sum() == len(CLASSES) for curve in curves.values())
 
 
 # -- prompts and a user's own classes ----------------------------------------------------------------------------------
@@ -513,7 +537,7 @@ def test_prompt_sets_are_compared_on_the_same_images(own):
         assert value(rows, metric="ece").value == pytest.approx(
             expected_calibration_error(confidence, correct), abs=1e-5
         )
-    assert 0 < (scored["mine"][1] != scored["name_only"][1]).sum(), "the sets differ somewhere"
+    assert (scored["mine"][1] != scored["name_only"][1]).any(), "the sets differ somewhere"
     gain = scored["name_only"][1].astype(float) - scored["mine"][1]
     paired = bootstrap_ci(np.mean, gain, n_bootstrap=20)
     found = value(effects, metric="accuracy_difference")
@@ -539,7 +563,7 @@ def test_prompts_without_zero_shot_models_are_noted(study, values):
     classifiers = Study(load_parameters("params/sample.yaml", values | {"select": {"group": ["standard"]}}))
     assert sections.prompt_effects(classifiers).empty
     assert classifiers.missing["prompt sets"] == sections.NO_ZERO_SHOT
-    none = Study(load_parameters("params/sample.yaml", values | {"ood_sets": ["sun"]}))
+    none = Study(load_parameters("params/sample.yaml", values | {"ood_sets": []}))
     assert sections.ood_table(none).empty and none.missing["OOD detection"] == sections.NO_OOD_SETS
     published = Study(load_parameters("params/published.yaml"))
     assert sections.ood_table(published).empty and sections.prompt_effects(published).empty
@@ -578,9 +602,13 @@ def test_inputs_follow_what_is_read(values, zoo, tmp_path):
     row = pd.read_csv(zoo).iloc[[1]].assign(config="", checkpoint="", name="ViT-B-32")
     row.to_csv(tmp_path / "zoo.csv", index=False)
     sets = values["image_sets"]
-    fewer = {name: entry for name, entry in sets.items() if name != "edges"}
+    fewer = {name: entry for name, entry in sets.items() if name != "imagenet_r"}
     others = [
-        *(inputs(zoo=str(tmp_path / "zoo.csv")), inputs(checkpoints=str(tmp_path)), inputs(image_sets=fewer)),
+        *(
+            inputs(zoo=str(tmp_path / "zoo.csv")),
+            inputs(checkpoints=str(tmp_path)),
+            inputs(image_sets=fewer, shifted_sets=[]),
+        ),
         inputs(image_sets=sets | {"edges": sets["edges"] | {"root": str(Path(sets["edges"]["root"]).parent / "car")}}),
     ]
     assert len({base, *others}) == 5
@@ -617,7 +645,8 @@ def test_wrong_folders_are_one_line_each(values, tmp_path):
         "imagenet_r": {"root": str(tmp_path / "nowhere")},
         "imagenet_sketch": {"root": values["data"] + "/imagenet_val"},
     }
-    study = Study(load_parameters("params/sample.yaml", values | {"image_sets": sets}))
+    roles = {"shifted_sets": ["imagenet_a", "imagenet_r"], "ood_sets": ["photos"], "cue_conflict_set": None}
+    study = Study(load_parameters("params/sample.yaml", values | roles | {"image_sets": sets}))
     assert not study.images and all("\n" not in reason for reason in study.missing.values())
     said = {
         "imagenet_val": "unexpected folders cat",
@@ -630,13 +659,15 @@ def test_wrong_folders_are_one_line_each(values, tmp_path):
     assert set(said) == set(study.missing)
     for name, part in said.items():
         assert part in study.missing[name], study.missing[name]
-    assert sections.accuracy(study).empty and sections.calibration(study).empty and not sections.reliability_curves(study)
+    assert (
+        sections.accuracy(study).empty and sections.calibration(study).empty and not sections.reliability_curves(study)
+    )
 
 
 def test_a_model_that_cannot_be_loaded_is_noted_and_the_others_run(values, tmp_path):
     good, other = clip_spec(tmp_path), classifier_spec(tmp_path)
     with (tmp_path / "evil.pt").open("wb") as file:
-        pickle.dump(print, file)
+        pickle.dump(print, file, protocol=2)
     specs = [
         good,
         replace(good, id="evil", checkpoint=str(tmp_path / "evil.pt")),
@@ -644,13 +675,14 @@ def test_a_model_that_cannot_be_loaded_is_noted_and_the_others_run(values, tmp_p
         replace(good, id="absent", checkpoint=str(tmp_path / "absent.pt")),
         ModelSpec("unknown", "standard", "timm", "resnet51"),
     ]
-    sets = {"filled_silhouettes": {"kind": "folder", "root": values["image_sets"]["edges"]["root"] + "/.."}}
-    sets["imagenet_a"] = values["image_sets"]["imagenet_a"]
-    changed = {"suite": "bad", "id_set": "imagenet_a", "image_sets": {"imagenet_a": sets["imagenet_a"]}}
-    study = Study(load_parameters("params/sample.yaml", values | changed | {"zoo": table_of(tmp_path, *specs)}))
+    changed = {
+        **{"suite": "bad", "zoo": table_of(tmp_path, *specs), "image_sets": {"imagenet_a": {"partial": True}}},
+        **{"id_set": "imagenet_a", "shifted_sets": [], "ood_sets": [], "cue_conflict_set": None},
+    }
+    study = Study(load_parameters("params/sample.yaml", values | changed))
     assert set(sections.accuracy(study)["model"]) == {"tiny"}
     said = {
-        "evil": f"checkpoint {tmp_path / 'evil.pt'} would run code when loaded (builtins.print)",
+        "evil": f"checkpoint {tmp_path / 'evil.pt'} would run code when loaded (print)",
         "other": f"checkpoint {other.checkpoint} does not fit 'tiny' (model 'other')",
         "absent": f"checkpoint of model 'absent' is not there: {tmp_path / 'absent.pt'}.",
         "unknown": "unknown timm architecture 'resnet51'; did you mean 'resnet",
@@ -665,7 +697,9 @@ def test_a_disk_that_takes_no_files_is_one_line(study, accuracy, values, tmp_pat
     (tmp_path / "file").touch()
     blocked = Study(load_parameters("params/sample.yaml", values | {"outputs": str(tmp_path / "file")}))
     for attempt in (lambda: blocked.store, lambda: blocked.save(accuracy, "x"), lambda: blocked.finish("x")):
-        with pytest.raises(ClipsafeError, match=rf"^cannot write {tmp_path / 'file'}/small\S*: not a directory\. .*`outp"):
+        with pytest.raises(
+            ClipsafeError, match=rf"^cannot write {tmp_path / 'file'}/small\S*: not a directory\. .*`outp"
+        ):
             attempt()
 
     def full(*_, **__):

@@ -2,10 +2,12 @@
 
 import gzip
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import open_clip
+import pandas as pd
 import timm
 import torch
 from open_clip import factory
@@ -57,6 +59,13 @@ def classifier_spec(folder, id="tiny-resnet", name="resnet18", seed=0, **kwargs)
     return ModelSpec(
         id, "standard", "timm", name, checkpoint=str(folder / f"{id}.safetensors"), config=str(folder / f"{id}.json")
     )
+
+
+def table_of(folder, *specs):
+    """Write models as a user's table; returns its path."""
+    rows = [{key: value for key, value in asdict(spec).items() if key != "facts"} for spec in specs]
+    pd.DataFrame(rows).to_csv(folder / "zoo.csv", index=False)
+    return str(folder / "zoo.csv")
 
 
 def noise_images(folder, n=12, name="noise", n_classes=3, size=40, **kwargs):

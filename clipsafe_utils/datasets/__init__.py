@@ -6,6 +6,7 @@ mine = load_images("my_photos", "~/photos", kind="folder")
 
 import functools
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def load_images(name, root, *, partial=False, labels=None, kind=None, is_ood=Non
     Parameters
     ----------
     name : str
-        A known set (`image_set_names()`); any name if `kind` is given.
+        A known set (`image_set_names()`); any name if `kind` is given; "lab_..." for a set of the laboratory.
     root : path
         Folder that the set's `tree` describes. Links are followed, hidden files ignored.
     partial : bool, default False
@@ -120,6 +121,8 @@ def load_images(name, root, *, partial=False, labels=None, kind=None, is_ood=Non
         Unknown name; folder missing, unreadable, of another layout, or not complete. The message says what was found,
         what was expected and what to do.
     """
+    if name.startswith("lab_") and kind is None:  # the laboratory renders its images, so there is no folder
+        return import_module("clipsafe_utils.lab").load_lab_images(name)
     spec = _spec(name, kind)
     root = existing_folder(root)
     if is_ood is None:
