@@ -35,7 +35,7 @@ def evaluate(
     models : iterable of ModelSpec, str or Model
         Specs and ids are loaded with `load_model`.
     image_sets : iterable of ImageSet
-        Anything with name, image_ids, labels, annotations, manifest(), len() and image(i); `images(start, stop)`,
+        Anything with name, image_ids, labels, annotations, manifest(), len() and image(i); `render(start, stop)`,
         where there is one, gives a batch at once (uint8 of shape (n, height, width, 3)).
     store : Store
     batch_size : int, default 64
@@ -201,9 +201,9 @@ class _Decoded(Dataset):
 
     def __getitems__(self, indices):
         """A batch: sets that render their images do so many at a time."""
-        if not hasattr(self.images, "images"):
+        if not hasattr(self.images, "render"):
             return [self[index] for index in indices]
-        rendered = self.images.images(indices[0], indices[-1] + 1)
+        rendered = self.images.render(indices[0], indices[-1] + 1)
         return [(i, self.transform(Image.fromarray(one)), None) for i, one in zip(indices, rendered, strict=True)]
 
 
