@@ -277,9 +277,11 @@ def _is_current(folder, output, state):
     recorded = folder / "provenance" / f"{output.stem}.json"
     if not (output.exists() and recorded.exists()):
         return False
-    files = json.loads(recorded.read_text(encoding="utf-8")).get("files", [])
+    record = json.loads(recorded.read_text(encoding="utf-8"))
+    if record.get("models_not_available"):  # a hub's cache may hold them by now, and is not among the inputs
+        return False
     same = nbformat.read(output, as_version=4).metadata.get("clipsafe", {}).get("state") == state
-    return same and all((folder / file).exists() for file in files)
+    return same and all((folder / file).exists() for file in record.get("files", []))
 
 
 def render_report(parameters, sections):

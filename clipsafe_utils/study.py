@@ -319,6 +319,7 @@ class Study:
             "units": units,
             "unreadable_images": self.unreadable().to_dict("records"),
             "not_available": self.notes().to_dict("records"),
+            "models_not_available": sorted(self.missing.keys() & {spec.id for spec in self.specs}),
         }
         with whole_file(self.folder / "provenance" / f"{notebook}.json") as temporary:
             temporary.write_text(json.dumps(record, indent=1))

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def refuse_code(path):
         if path.suffix == ".npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False):
                 return
-        with torch.serialization.safe_globals(HARMLESS):
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings(action="ignore"):
             torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
         blocked = str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL" in str(error) else "unknown instructions"

@@ -25,6 +25,7 @@ from clipsafe_utils.inference import evaluate
 from clipsafe_utils.models import load_model
 from clipsafe_utils.prompts import load_templates, zero_shot_head
 from clipsafe_utils.store import Store
+from clipsafe_utils.weights import refuse_code
 from clipsafe_utils.zoo import ModelSpec, find_model, load_zoo
 
 
@@ -298,6 +299,14 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, monkeypatch, make, suffix)
         )
     else:
         assert str(error.value).startswith(f"{spec.checkpoint} is no readable checkpoint: ")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_plain_pickle_is_refused_whatever_its_protocol(tmp_path, protocol):
+    path = tmp_path / "bad.pt"
+    path.write_bytes(pickle.dumps(Harm(), protocol=protocol))
+    with pytest.raises(ClipsafeError, match="would run code when loaded"):
+        refuse_code(path)
     Path(spec.checkpoint).write_bytes(pickle.dumps(Harm()))
     with pytest.raises(ClipsafeError, match=r"would run code|no readable checkpoint"):
         _ = load_model(spec, device="cpu").network
