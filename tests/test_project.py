@@ -84,7 +84,8 @@ def test_make_sets_up_once_and_again_when_the_pins_change(tmp_path):
 
 
 def test_help_is_the_default_and_lists_every_target():
-    shown = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = ["make", "--no-print-directory"]  # which it prints when these tests run under make
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (targets,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert [line.split()[1] for line in shown.splitlines()] == targets.split()
 
