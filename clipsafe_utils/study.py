@@ -43,7 +43,7 @@ class Study:
         self.folder = self.parameters.folder
         self.images, self.missing = {}, {}
         self._units, self._heads, self._evaluated, self._saved = {}, {}, set(), []
-        self.told = set()
+        self.told, self._models_missing = set(), set()
         for name, entry in self.parameters.image_sets.items():
             try:
                 self.images[name] = load_images(
@@ -116,7 +116,7 @@ class Study:
                     spec, device=p.device, precision=p.precision, checkpoints=p.path("checkpoints")
                 )
             except ClipsafeError as error:
-                self.missing[spec.id] = str(error)
+                self._miss_model(spec.id, error)
         return adapters
 
     def inputs(self):
@@ -177,10 +177,14 @@ class Study:
         )
         for (model, _), unit in units.items():
             if isinstance(unit, ClipsafeError):
-                self.missing[model] = str(unit)
+                self._miss_model(model, unit)
         self._evaluated.update(wanted)
         self._units |= {pair: unit for pair, unit in units.items() if not isinstance(unit, ClipsafeError)}
         return [model for model in self.adapters if all((model, name) in self._units for name in names)]
+
+    def _miss_model(self, model, error):
+        self.missing[model] = str(error)
+        self._models_missing.add(model)
 
     def unit(self, model, name):
         """The unit of a model and an image set; evaluated if need be."""
@@ -319,7 +323,7 @@ class Study:
             "units": units,
             "unreadable_images": self.unreadable().to_dict("records"),
             "not_available": self.notes().to_dict("records"),
-            "models_not_available": sorted(self.missing.keys() & {spec.id for spec in self.specs}),
+            "models_not_available": sorted(self._models_missing),
         }
         with whole_file(self.folder / "provenance" / f"{notebook}.json") as temporary:
             temporary.write_text(json.dumps(record, indent=1))
