@@ -5,7 +5,7 @@ import warnings
 import itables
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import HTML, Image, Markdown, display
+from IPython.display import Image, Markdown, display
 
 from clipsafe_utils import plots
 from clipsafe_utils.prompts import class_names, duplicated_names
@@ -54,7 +54,9 @@ def unreadable(study):
 def table(frame, digits=4):
     """Show a frame that can be sorted and searched in the page."""
     frame = frame.dropna(axis=1, how="all")
-    itables.show(frame.round(digits), classes="display compact", paging=len(frame) > 15, showIndex=False, maxBytes=0)
+    itables.show(
+        frame.round(digits), classes="display compact nowrap", paging=len(frame) > 15, showIndex=False, maxBytes=0
+    )
 
 
 def results(study, rows, name, *, wide=False):
@@ -189,8 +191,7 @@ def group_summary(study, rows):
 def quarantine(study):
     """Published rows that were taken out, with the reason."""
     if study.is_published:
-        rows = study.published[1][["model", "test_set", "value", "protocol", "reason"]]
-        display(HTML(rows.to_html(index=False, na_rep="")))
+        table(study.published[1][["model", "reason", "value", "test_set", "protocol"]])
     else:
         display(Markdown("This suite uses no published rows."))
 
