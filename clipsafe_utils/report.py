@@ -268,7 +268,7 @@ def _identity(source, parameters):
 
 def _package_digests():
     package = ROOT / "clipsafe_utils"
-    files = [path for path in sorted(package.rglob("*")) if path.suffix in (".py", ".csv", ".yaml")]
+    files = [path for path in sorted(package.rglob("*")) if path.suffix in (".py", ".csv", ".yaml", ".json", ".gz")]
     return {str(path.relative_to(package)): file_digest(path) for path in files}
 
 

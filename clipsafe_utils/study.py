@@ -129,7 +129,7 @@ class Study:
         """
         p = self.parameters
         published = [published_file(path, self.published_folder) for path in FILES.index] if self.is_published else []
-        weights = [Path(spec.checkpoint) for spec in self.specs if spec.checkpoint]
+        weights = [Path(file) for spec in self.specs for file in (spec.checkpoint, spec.config) if file]
         weights += sorted(p.path("checkpoints").glob("*")) if self.specs else []
         return {
             "images": {name: images.manifest() for name, images in self.images.items()} | self.missing,
@@ -201,7 +201,7 @@ class Study:
 
     @property
     def main_prompts(self):
-        return next(iter(self.prompt_sets))
+        return next(iter(self.parameters.prompts))
 
     def space(self, name):
         """Label space that an image set is judged in: its own if it shares the outputs of the ID set's, else that."""
