@@ -31,7 +31,9 @@ FOLDER = Path(__file__).parent
 
 def read_recipes():
     """The recipe table, one row a model, indexed by id; see the documentation of the laboratory for the columns."""
-    return pd.read_csv(FOLDER / "zoo.csv", keep_default_na=False, dtype={"pretrained": str}).set_index("id", drop=False)
+    return pd.read_csv(
+        FOLDER / "zoo.csv", keep_default_na=False, dtype={"pretrained": str, "core_seconds": str}
+    ).set_index("id", drop=False)
 
 
 def train(only=None, *, progress=True):
@@ -103,7 +105,7 @@ def _write_costs(recipes):
 
     for name, checkpoint in recipes["checkpoint"].items():
         with safe_open(FOLDER / checkpoint, "pt") as file:
-            recipes.loc[name, "core_seconds"] = float(file.metadata()["core_seconds"])
+            recipes.loc[name, "core_seconds"] = file.metadata()["core_seconds"]
     temporary = FOLDER / f".zoo.csv.{os.getpid()}"
     recipes.to_csv(temporary, index=False)
     temporary.replace(FOLDER / "zoo.csv")

@@ -1,0 +1,41 @@
+"""Figures of the study: tidy rows in, axes out. Nothing is measured here, no file is written.
+
+`table` holds tidy rows (see `clipsafe_utils.table`), `models` is a DataFrame indexed by model id with a column `group`.
+Functions of one axes take `ax=None` and return it; those with one panel a test set or metric take `panels=None`, a list
+of all axes of a figure, and return the figure. Up to `FEW` models are drawn by name with their intervals, more as one
+strip a group with its mean. A value of NaN is not drawn; no rows at all, several for one point and a model without a
+known group are a `ClipsafeError`.
+"""
+
+from clipsafe_utils.plots.base import FEW, GROUP_STYLE, METRICS, caption, legend, metric_style, set_style
+from clipsafe_utils.plots.calibration import calibration_before_after, reliability_diagram
+from clipsafe_utils.plots.ood import against_id_accuracy, ood_detection, score_distributions
+from clipsafe_utils.plots.prompts import prompt_effects
+from clipsafe_utils.plots.robustness import (
+    accuracy_on_accuracy,
+    effective_robustness,
+    error_ratios,
+    paired_effects,
+    shape_bias,
+)
+
+__all__ = [
+    "FEW",
+    "GROUP_STYLE",
+    "METRICS",
+    "accuracy_on_accuracy",
+    "against_id_accuracy",
+    "calibration_before_after",
+    "caption",
+    "effective_robustness",
+    "error_ratios",
+    "legend",
+    "metric_style",
+    "ood_detection",
+    "paired_effects",
+    "prompt_effects",
+    "reliability_diagram",
+    "score_distributions",
+    "set_style",
+    "shape_bias",
+]
