@@ -1,5 +1,5 @@
-# Suite of `make report`: a file in params/. The laboratory (SUITE=lab) becomes the default when it is there.
-SUITE ?= published
+# Suite of `make report`: a file in params/.
+SUITE ?= lab
 # Python that the environment is made with; the pins are for 3.11.
 PYTHON ?= python3
 # Further arguments of `make report`, such as ARGS="--only 01_visual_factors" or ARGS="-p data /my/images".

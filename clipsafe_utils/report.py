@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import jupytext
 import nbformat
 import papermill
 from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -41,6 +43,9 @@ PACKAGES = (
     *("scikit-learn", "pandas", "matplotlib", "imagenet-x"),
 )
 """Packages whose versions can move a number."""
+
+MOST_AT_ONCE = 4
+"""Notebooks that run side by side, memory permitting; fewer on a machine with fewer cores."""
 
 
 def read_notebook(path):
@@ -247,15 +252,35 @@ def build_report(parameters, only=(), notebooks=NOTEBOOKS):
     for name in only:
         if name not in sources:
             raise unknown("notebook", name, sources)
-    state = [content_key({"inputs": Study(parameters).inputs(), "code": _package_digests(), "versions": _versions()})]
-    for name in sorted(only or sources, key=lambda name: (name.startswith("00"), name)):
+    study = Study(parameters)
+    suite = content_key({"inputs": study.inputs(), "code": _package_digests(), "versions": _versions()})
+    states, overview = {}, [name for name in sources if name.startswith("00")]
+    for name in sorted(sources, key=lambda name: (name in overview, name)):
+        # The overview reads what the others wrote, so its state includes theirs.
+        states[name] = content_key(
+            [suite, *(list(states.values()) if name in overview else []), _identity(sources[name], parameters)]
+        )
+    stale = [name for name in only or states if only or not _is_current(parameters.folder, name, states[name])]
+    for name in sorted(states.keys() - set(stale)):
+        log.info("%s: unchanged", name)
+    sections = [name for name in stale if name not in overview]
+
+    def run(name):
         output = parameters.folder / "notebooks" / f"{name}.ipynb"
-        # The overview comes last and reads what the others wrote, so each state includes those before it.
-        state.append(content_key([*state, _identity(sources[name], parameters)]))
-        if not only and _is_current(parameters.folder, output, state[-1]):
-            log.info("%s: unchanged", name)
-        else:
-            run_notebook(sources[name], output, parameters, state=state[-1])
+        try:
+            run_notebook(sources[name], output, parameters, state=states[name])
+        finally:
+            ensure_event_loop().close()  # each thread's own, which jupyter would leave open
+
+    # Models look at all images first, here: what is left in the notebooks is arithmetic, and they run side by side.
+    declared = [key for name in sections for key in declared_parameters(read_notebook(sources[name]), name)]
+    if names := study.playing(declared):
+        study.evaluate(*names)
+    with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1)) as pool:
+        list(pool.map(run, sections))
+    for name in stale:
+        if name in overview:
+            run(name)
     return render_report(parameters, list(sources))
 
 
@@ -272,9 +297,9 @@ def _package_digests():
     return {str(path.relative_to(package)): file_digest(path) for path in files}
 
 
-def _is_current(folder, output, state):
-    """Whether the executed copy has this state and the files that it wrote are there."""
-    recorded = folder / "provenance" / f"{output.stem}.json"
+def _is_current(folder, name, state):
+    """Whether a notebook's executed copy has this state and the files that it wrote are there."""
+    output, recorded = folder / "notebooks" / f"{name}.ipynb", folder / "provenance" / f"{name}.json"
     if not (output.exists() and recorded.exists()):
         return False
     record = json.loads(recorded.read_text(encoding="utf-8"))

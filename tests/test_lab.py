@@ -1,6 +1,7 @@
 """The laboratory: exact factors, the same bytes always, captions at their stated rates, training that resumes."""
 
 import gzip
+import re
 import shutil
 
 import numpy as np
@@ -21,6 +22,7 @@ from clipsafe_utils.lab import (
     training,
 )
 from clipsafe_utils.lab import world as worlds
+from clipsafe_utils.lab.captions import SOURCES
 from clipsafe_utils.lab.world import CLASS_NAMES, CLASSES, FACTORS, RATES, STREAMS
 
 DEV = World(DEV_SEEDS[0])
@@ -258,6 +260,20 @@ def test_recipes_and_checkpoints():
     assert (standard.groupby("name")["seed"].nunique() >= 3).sum() >= 2
     counts = recipes["group"].value_counts()
     assert counts["clip_finetuned"] >= 8 and counts["contrastive"] >= 2 and counts["pretrained_more"] >= 3
+
+
+def test_documentation_states_the_rates():
+    text = (training.FOLDER.parents[1] / "docs" / "laboratory.md").read_text()
+    for k, factor in enumerate(FACTORS):
+        rates = [RATES[source][k] for source in ("benchmark", "curated", "web")]
+        cells = [factor.replace("_", " "), *(f"{rate:.0%}" for rate in rates), "no" if rates[1] == rates[2] else "yes"]
+        assert f"| {' | '.join(cells)} |" in text
+    for part in SOURCES["A"]:
+        assert f" | {SOURCES['A'][part]:.0%} | {SOURCES['B'][part]:.0%} |" in text
+    for name, known in LAB_SETS.items():
+        assert re.search(rf"\| `{name}` \| [\d,x ]+ \| {re.escape(known.title)} \|", text)
+    seconds = training.read_recipes()["core_seconds"].astype(float).sum()
+    assert f"{seconds:,.0f} s of CPU time" in text
 
 
 def test_silhouettes_stay_inside_their_tiles():

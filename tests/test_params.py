@@ -141,11 +141,26 @@ def test_fixed_names_are_those_of_the_modules():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_declares_a_subset_of_the_schema_with_its_defaults(path):
+def test_notebook_run_by_hand_is_the_default_suite(path):
     from clipsafe_utils.report import declared_parameters, read_notebook
 
     declared = declared_parameters(read_notebook(path), path.name)
-    assert parameters_from(declared) == Parameters(), "a notebook run by hand is the default suite"
+    lab = load_parameters("params/lab.yaml").model_dump(mode="json", include=set(declared))
+    assert parameters_from(declared).model_dump(mode="json", include=set(declared)) == lab
+    assert "SUITE ?= lab" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_papermill_and_report_run_the_same_suite(path):
+    """papermill lays a file over the cells' values, the report over the schema's: the file must decide all that differ."""
+    from clipsafe_utils.report import declared_parameters, read_notebook
+
+    given, suite = yaml.safe_load(path.read_text()), load_parameters(path)
+    for notebook in NOTEBOOKS:
+        declared = declared_parameters(read_notebook(notebook), notebook.name)
+        cells = {key: given.get(key, value) for key, value in declared.items()}
+        keys = set(declared)
+        assert parameters_from(cells).model_dump(include=keys) == suite.model_dump(include=keys)
 
 
 def test_every_parameter_is_declared_by_a_notebook():

@@ -13,11 +13,11 @@ from clipsafe_utils.datasets import LabelSpace
 from clipsafe_utils.errors import ClipsafeError, unknown
 from clipsafe_utils.lab.world import BENCHMARK_NAMES, CLASSES, FACTORS, TRAIN_SEED, World
 
-DEV_SEEDS = (11, 12, 13)
+DEV_SEEDS = (11, 12, 13, 7001)
 """Worlds that rates, difficulty and recipes were chosen on, by in-distribution accuracy and the accuracy of classifiers
 on the conditions; no number of a report comes from them."""
 
-TEST_SEEDS = (7001, 7002, 7003)
+TEST_SEEDS = (7002, 7003, 7004)
 """Worlds of the reported test sets, looked at by no choice; the first is the default."""
 
 SPACE = LabelSpace("lab", BENCHMARK_NAMES, tuple((k,) for k in range(len(BENCHMARK_NAMES))))
