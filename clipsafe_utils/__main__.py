@@ -37,6 +37,23 @@ def notebooks(arguments):
     return f"{', '.join(stale)} written" if stale else "notebooks and their .py twins agree"
 
 
+def differ(arguments):
+    """Compare what made two numbers of the tables, and say what of it can move them."""
+    from clipsafe_utils.differ import compare
+
+    both = {column: getattr(arguments, column) for column in ("metric", "model", "test_set", "protocol")}
+    return compare(arguments.folder, both)
+
+
+def doctor(arguments):
+    """Say what a suite needs, what is there and what a run will cost; exit status 0 if it is ready, 1 if not."""
+    from clipsafe_utils.doctor import examine
+
+    overrides = {key: yaml.safe_load(value) for key, value in arguments.set}
+    found = examine(load_parameters(arguments.file, overrides), deep=arguments.deep)
+    return found, int(not found.ready)
+
+
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m clipsafe_utils", description="How safe are CLIP models?")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -46,31 +63,38 @@ def _parser():
         added.set_defaults(run=function)
         return added
 
-    added = command(report)
+    def overriding(added):
+        explained = "replace a value of the file; VALUE is read as YAML; may be repeated"
+        options = {"nargs": 2, "action": "append", "default": [], "metavar": ("KEY", "VALUE"), "help": explained}
+        added.add_argument("-p", "--set", **options)
+        return added
+
+    added = overriding(command(report))
     added.add_argument("-f", "--file", required=True, metavar="YAML", help="parameter file, such as params/sample.yaml")
     added.add_argument("--only", nargs="+", default=(), metavar="NOTEBOOK", help="run these, such as 01_visual_factors")
-    added.add_argument(
-        "-p",
-        "--set",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("KEY", "VALUE"),
-        help="replace a value of the file; VALUE is read as YAML; may be repeated",
-    )
+    added = overriding(command(doctor))
+    added.add_argument("-f", "--file", default="params/paper.yaml", metavar="YAML", help="default: params/paper.yaml")
+    added.add_argument("--deep", action="store_true", help="decode every image, hash every image and checkpoint")
+    added = command(differ)
+    added.add_argument("folder", nargs="+", help="outputs/SUITE of both numbers, or one each")
+    for column in ("metric", "model", "test_set", "protocol"):
+        name = f"--{column.replace('_', '-')}"
+        added.add_argument(name, nargs="+", metavar="VALUE", help="of both numbers, or of the first and the second")
     command(check).add_argument("folder", help="outputs/SUITE")
     command(notebooks).add_argument("--check", action="store_true", help="change nothing, fail where they differ")
     return parser
 
 
 def main(argv=None):
-    """Run a command; returns the exit status: 0, or 2 after one line that says what is wrong."""
+    """Run a command; returns the exit status: 0 (or the command's own), or 2 after one line that says what is wrong."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("clipsafe_utils").setLevel(logging.INFO)
     arguments = _parser().parse_args(argv)
     try:
-        sys.stdout.write(f"{arguments.run(arguments)}\n")
-        return 0
+        answer = arguments.run(arguments)
+        text, status = answer if isinstance(answer, tuple) else (answer, 0)
+        sys.stdout.write(f"{text}\n")
+        return status
     except (ClipsafeError, OSError, yaml.YAMLError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2

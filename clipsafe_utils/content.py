@@ -12,6 +12,11 @@ from clipsafe_utils.errors import ClipsafeError
 _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
 
 
+def cache_folder():
+    """Folder of what can be had again: CLIPSAFE_CACHE if set, else ~/.cache/clipsafe."""
+    return Path(os.environ.get("CLIPSAFE_CACHE", Path.home() / ".cache" / "clipsafe"))
+
+
 def content_key(identity):
     """Key of whatever a JSON-serialisable description identifies: 32 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

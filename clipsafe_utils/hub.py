@@ -15,15 +15,19 @@ from clipsafe_utils.errors import ClipsafeError
 RESNET50_WIDTHS = {"resnet50": 1, "resnet50_1x": 1, "resnet50_1x_sk0": 1, "resnet50_2x": 2, "resnet50_4x": 4}
 """Name in the zoo -> factor on every width of a ResNet-50, that of the stem included (SimCLR)."""
 
+DINOV2 = {"small": (384, 6, 12), "base": (768, 12, 12), "large": (1024, 16, 24), "giant": (1536, 24, 40)}
+"""Size of a DINOv2 backbone -> width, heads, layers."""
+
 _CROP = {"input_size": (3, 224, 224), "crop_pct": 0.875, "crop_mode": "center"}
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _SIMCLR = _CROP | {"interpolation": "bilinear", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 PREPROCESSING = dict.fromkeys(RESNET50_WIDTHS, _SIMCLR) | {
     "resnet50": _CROP | _IMAGENET | {"interpolation": "bilinear"},
     "vit_base_patch16_224.dino": _CROP | _IMAGENET | {"interpolation": "bicubic"},
+    **{f"dinov2-{size}": _CROP | _IMAGENET | {"interpolation": "bicubic"} for size in DINOV2},
 }
 """Name in the zoo -> timm's words for it. SimCLR takes pixels in [0, 1]; the others torchvision's evaluation
-transform, DINO with bicubic interpolation as in its own evaluation."""
+transform, DINO and DINOv2 with bicubic interpolation as in their own evaluation."""
 
 CLIP_DEFAULTS = ("laion/scaling-laws-openclip",)
 """Repositories of CLIP checkpoints that are meant for open_clip's default preprocessing."""
@@ -57,6 +61,8 @@ def load_classifier(name, checkpoint, backbone=None):
     github.com/facebookresearch/dino, eval_linear.py (head on the class token).
     """
     state = _state_dict(checkpoint)
+    if name.startswith("dinov2-"):
+        return _dinov2(name.removeprefix("dinov2-"), state)
     with torch.device("meta"):  # no time for random weights
         network = timm.create_model(name, num_classes=1000) if backbone else wide_resnet50(RESNET50_WIDTHS[name])
     if backbone:
@@ -65,6 +71,56 @@ def load_classifier(name, checkpoint, backbone=None):
         state = {_resnet_key(key): value for key, value in state.items()}
     network.load_state_dict(state, assign=True)
     return network
+
+
+def dinov2(size):
+    """DINOv2 with a linear head on its class token and the mean of its patch tokens, as transformers builds it.
+
+    Parameters
+    ----------
+    size : str
+        A key of `DINOV2`.
+
+    Returns
+    -------
+    Module
+        Random weights; transformers' own output, with `logits`.
+    """
+    from transformers import Dinov2ForImageClassification
+
+    return Dinov2ForImageClassification(_dinov2_config(size))
+
+
+def _dinov2_config(size):
+    from transformers import Dinov2Config
+
+    width, heads, layers = DINOV2[size]
+    shape = {"hidden_size": width, "num_attention_heads": heads, "num_hidden_layers": layers}
+    # Trained at 518 pixels, judged at 224: transformers resizes the position embeddings.
+    return Dinov2Config(**shape, patch_size=14, image_size=518, use_swiglu_ffn=size == "giant", num_labels=1000)
+
+
+class _Logits(nn.Module):
+    """A network of transformers that gives its logits and nothing else."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels):
+        return self.network(pixels).logits
+
+
+def _dinov2(size, state):
+    from transformers import Dinov2ForImageClassification
+
+    # It knows the names that weights had in its older versions.
+    network, found = Dinov2ForImageClassification.from_pretrained(
+        None, config=_dinov2_config(size), state_dict=state, output_loading_info=True
+    )
+    if wrong := [f"{kind} {sorted(map(str, keys))[0]}" for kind, keys in found.items() if keys]:
+        raise RuntimeError(", ".join(wrong).replace("_keys", ""))
+    return _Logits(network)
 
 
 def wide_resnet50(width):

@@ -17,13 +17,18 @@ from tqdm import tqdm
 from clipsafe_utils.content import content_key
 from clipsafe_utils.errors import ClipsafeError, unknown
 from clipsafe_utils.models import load_model
+from clipsafe_utils.prompts import zero_shot_head
+from clipsafe_utils.store import ANSWERS
 
 PROTOCOL = 1
 """Version of what a unit means; raise it when the same inputs would give other numbers."""
 
+_CACHED = 16 * 3 * 224 * 224
+"""Pixel values that a CPU takes at once: what networks make of more than 16 usual images leaves its caches."""
+
 
 def evaluate(
-    models, image_sets, store, *, batch_size=64, workers=2, models_per_pass=4, progress=True, on_error="raise"
+    models, image_sets, store, *, heads=(), batch_size=64, workers=2, models_per_pass=4, progress=True, on_error="raise"
 ):
     """Make sure that the store holds a unit for every model and image set.
 
@@ -38,6 +43,8 @@ def evaluate(
         Anything with name, image_ids, labels, annotations, manifest(), len() and image(i); `render(start, stop)`,
         where there is one, gives a batch at once (uint8 of shape (n, height, width, 3)).
     store : Store
+    heads : iterable of (names, templates), optional
+        Zero-shot heads that the store should hold too, see `stored_head`: made while a model is loaded for its images.
     batch_size : int, default 64
     workers : int, default 2
         Processes that decode images; 0 decodes in this one.
@@ -57,6 +64,68 @@ def evaluate(
     ClipsafeError
         Two models or image sets of one name, or what loading a model raises.
     """
+    results, planned = plan(models, image_sets, store, on_error)
+    passes = defaultdict(list)
+    for tasks in planned:
+        if any(task.pair not in results for task in tasks):
+            passes[content_key(tasks[0].model.preprocessing)].append(tasks)
+    # Models stay loaded for all image sets, so the outer loop goes over models.
+    for same_preprocessing in passes.values():
+        for start in range(0, len(same_preprocessing), models_per_pass):
+            chunk = same_preprocessing[start : start + models_per_pass]
+            for tasks in zip(*chunk, strict=True):
+                results |= _run(tasks, store, batch_size, workers, progress, on_error)
+            for model in (tasks[0].model for tasks in chunk):
+                if model.kind == "embeddings" and model.is_loaded:
+                    with contextlib.suppress(ClipsafeError):  # raised again for who asks for the head
+                        for names, templates in heads:
+                            stored_head(model, names, templates, store)
+                model.release()
+    return results
+
+
+def stored_head(model, names, templates, store):
+    """Zero-shot head of a model, computed once for its content, class names and templates.
+
+    Parameters
+    ----------
+    model : ClipModel
+        Its network is loaded only if the store has no such head.
+    names, templates : sequence of str
+    store : Store
+
+    Returns
+    -------
+    dict of ndarray
+        `weights` of shape (n_classes, width), see `zero_shot_head`; `logit_scale` and `logit_bias` of shape (1,).
+    """
+    identity = {"model": model.identity, "names": list(names), "templates": list(templates)}
+    return store.head(
+        identity,
+        lambda: {
+            "weights": zero_shot_head(model, names, templates),
+            "logit_scale": np.float32([model.logit_scale]),
+            "logit_bias": np.float32([model.logit_bias]),
+        },
+    )
+
+
+def plan(models, image_sets, store, on_error="raise", *, answers_do=False):
+    """What of `evaluate` is done, and what remains; no network is loaded for it.
+
+    Parameters
+    ----------
+    answers_do : bool, default False
+        Whether a unit may have lost its array to the answers that `keep: scores` keeps.
+
+    Returns
+    -------
+    results : dict of (str, str) to Unit
+        Those that are there; with `on_error="skip"` also a ClipsafeError for each of a model's units where its identity
+        cannot be known.
+    planned : list of list of Task
+        One list a model, one task an image set.
+    """
     if on_error not in ("raise", "skip"):
         raise unknown("on_error", on_error, ("raise", "skip"))
     models = [model if hasattr(model, "encode_images") else load_model(model) for model in models]
@@ -64,11 +133,11 @@ def evaluate(
     _refuse_twins("model", [model.spec.id for model in models])
     _refuse_twins("image set", [images.name for images in image_sets])
     manifests = [images.manifest() for images in image_sets]
-    results, passes = {}, defaultdict(list)
+    results, planned, present = {}, [], set(store.keys())
     for model in models:
         try:
             tasks = [
-                _Task(model, images, unit_identity(model, images, manifest))
+                Task(model, images, unit_identity(model, images, manifest))
                 for images, manifest in zip(image_sets, manifests, strict=True)
             ]
         except ClipsafeError as error:
@@ -76,19 +145,12 @@ def evaluate(
                 raise
             results |= {(model.spec.id, images.name): error for images in image_sets}
             continue
-        if all(task.key in store for task in tasks):
-            results |= {task.pair: store.load(task.key) for task in tasks}
-        else:
-            passes[content_key(model.preprocessing)].append(tasks)
-    # Models stay loaded for all image sets, so the outer loop goes over models.
-    for same_preprocessing in passes.values():
-        for start in range(0, len(same_preprocessing), models_per_pass):
-            chunk = same_preprocessing[start : start + models_per_pass]
-            for tasks in zip(*chunk, strict=True):
-                results |= _run(tasks, store, batch_size, workers, progress, on_error)
-            for tasks in chunk:
-                tasks[0].model.release()
-    return results
+        planned.append(tasks)
+        for task in tasks:
+            name = next((name for name in (task.key, task.key + ANSWERS)[: 1 + answers_do] if name in present), None)
+            if name:
+                results[task.pair] = store.load(name)
+    return results, planned
 
 
 def unit_identity(model, images, manifest=None):
@@ -107,7 +169,7 @@ def _refuse_twins(kind, names):
 
 
 @dataclass(frozen=True, eq=False)
-class _Task:
+class Task:
     """One unit to be had: a model and an image set."""
 
     model: object
@@ -146,15 +208,16 @@ def _run(tasks, store, batch_size, workers, progress, on_error):
         if todo:
             started = time.perf_counter()
             writers = [stack.enter_context(store.writer(task.key, task.model.kind)) for task in todo]
-            kept, unreadable = _stream(images, todo, writers, batch_size, workers, bar)
+            kept, unreadable, own = _stream(images, todo, writers, batch_size, workers, bar)
             frame = _image_frame(images, kept)
-            for task, writer in zip(todo, writers, strict=True):
-                writer.finish(frame, _record(task, unreadable, started))
+            shared = (time.perf_counter() - started - sum(own)) / len(todo)
+            for task, writer, seconds in zip(todo, writers, own, strict=True):
+                writer.finish(frame, _record(task, unreadable, seconds + shared))
     return {task.pair: failed.get(task.key) or store.load(task.key) for task in tasks}
 
 
 def _stream(images, tasks, writers, batch_size, workers, bar):
-    kept, unreadable = [], []
+    kept, unreadable, seconds = [], [], [0.0] * len(tasks)
     models = [task.model for task in tasks]
     loader = DataLoader(
         _Decoded(images, models[0].transform),
@@ -167,15 +230,25 @@ def _stream(images, tasks, writers, batch_size, workers, bar):
         unreadable += [{"image_id": images.image_ids[i], "error": message} for i, message in errors]
         kept += indices
         if indices:
-            for model, writer in zip(models, writers, strict=True):
-                writer.append(_encode(model, pixels))
+            for k, (model, writer) in enumerate(zip(models, writers, strict=True)):
+                started = time.perf_counter()
+                for part in _portions(pixels, model.device):
+                    writer.append(*_encode(model, part))
+                seconds[k] += time.perf_counter() - started
         bar.update(len(indices) + len(errors))
-    return kept, unreadable
+    return kept, unreadable, seconds
+
+
+def _portions(pixels, device):
+    return pixels.split(max(1, _CACHED // pixels[0].numel()) if device.type == "cpu" else len(pixels))
 
 
 def _encode(model, pixels):
+    """Arguments of `UnitWriter.append`."""
     try:
-        return model.encode_images(pixels)
+        if getattr(model, "keeps_features", False):
+            return model.encode_with_features(pixels)
+        return (model.encode_images(pixels),)
     except torch.OutOfMemoryError:
         raise ClipsafeError(
             f"{model.device} has no memory left for model {model.spec.id!r} at batch size {len(pixels)}; finished "
@@ -221,7 +294,7 @@ def _image_frame(images, kept):
     return frame
 
 
-def _record(task, unreadable, started):
+def _record(task, unreadable, seconds):
     model = task.model
     return {
         "model": model.spec.id,
@@ -230,7 +303,7 @@ def _record(task, unreadable, started):
         "failed": unreadable,
         "logit_scale": model.logit_scale,
         "logit_bias": model.logit_bias,
-        "seconds": round(time.perf_counter() - started, 3),
+        "seconds": round(seconds, 3),  # the model's own, and its share of what all models of the pass waited for
         "device": str(model.device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }

@@ -12,6 +12,7 @@ import warnings
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import timm
 import torch
@@ -19,6 +20,7 @@ from open_clip import factory
 from open_clip import transform as clip_transform
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 from timm.data import create_transform, resolve_data_config
+from torch import nn
 from tqdm import tqdm
 
 from clipsafe_utils import hub
@@ -30,7 +32,7 @@ from clipsafe_utils.zoo import ModelSpec, find_model
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def load_model(spec_or_id, *, device="auto", precision="float32", checkpoints=None):
+def load_model(spec_or_id, *, device="auto", precision="float32", checkpoints=None, crop="own", features=False):
     """Make a model ready to look at images; its weights are read when first needed.
 
     Parameters
@@ -44,6 +46,11 @@ def load_model(spec_or_id, *, device="auto", precision="float32", checkpoints=No
     checkpoints : str or Path, optional
         Folder with local checkpoints: `ID.safetensors` (.pt, .pth, .bin, .npz). timm's may be called like the name
         with its tag, or without where timm knows one tag only. What is not there, the library's cache or hub serves.
+    crop : {"own", "standard"}, default "own"
+        How classifiers cut images: as their checkpoint has it, or shorter side to 8/7 of the input (256 for 224,
+        bilinear) and the centre of it. Zero-shot models keep their own.
+    features : bool, default False
+        Whether units of a classifier also hold what its head makes the logits from; see `encode_with_features`.
 
     Returns
     -------
@@ -58,10 +65,12 @@ def load_model(spec_or_id, *, device="auto", precision="float32", checkpoints=No
     spec = spec_or_id if isinstance(spec_or_id, ModelSpec) else find_model(spec_or_id)
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
+    if crop not in ("own", "standard"):
+        raise unknown("crop", crop, ("own", "standard"))
     device = _device(device)
     if precision == "fp16" and device.type == "cpu":
         raise ClipsafeError("precision 'fp16' needs a GPU; on a CPU use 'float32' or 'bf16'.")
-    return (ClipModel if spec.is_zero_shot else ClassifierModel)(spec, device, precision, checkpoints)
+    return (ClipModel if spec.is_zero_shot else ClassifierModel)(spec, device, precision, checkpoints, crop, features)
 
 
 class Model:
@@ -74,10 +83,13 @@ class Model:
         "embeddings" or "logits": what `encode_images` returns.
     preprocessing : dict
         The checkpoint's own preprocessing, part of the identity.
+    keeps_features : bool
+        Whether its units hold features beside logits, part of the identity.
     """
 
-    def __init__(self, spec, device, precision, checkpoints=None):
-        self.spec, self.device, self.precision, self._folder = spec, device, precision, checkpoints
+    def __init__(self, spec, device, precision, checkpoints=None, crop="own", features=False):
+        self.spec, self.device, self.precision, self._folder, self._crop = spec, device, precision, checkpoints, crop
+        self.keeps_features = features and not spec.is_zero_shot
 
     def __repr__(self):
         return f"{type(self).__name__}({self.spec.id!r}, {self.device}, {self.precision})"
@@ -112,6 +124,7 @@ class Model:
             "preprocessing": self.preprocessing,
             "precision": self.precision,
             "library": f"{self.library} {self.library_version}",
+            **({"features": True} if self.keeps_features else {}),
         }
 
     @torch.inference_mode()
@@ -130,6 +143,11 @@ class Model:
         pixels = pixels.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         with self._autocast():
             return self._forward(pixels).float().cpu().numpy()
+
+    @property
+    def is_loaded(self):
+        """Whether the network is in memory."""
+        return "network" in vars(self)
 
     def release(self):
         """Give the network's memory back; it is loaded again when needed."""
@@ -172,7 +190,8 @@ class Model:
         except (RuntimeError, KeyError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise ClipsafeError(
-                f"checkpoint {self.checkpoint} does not fit {self.spec.name!r} (model {self.spec.id!r}): "
+                f"{f'checkpoint {files[0]}' if files else 'the tokenizer'} does not fit {self.spec.name!r} (model "
+                f"{self.spec.id!r}): "
                 f"{reason[:200]}. Give the checkpoint of this architecture, or the architecture of this checkpoint."
             ) from None
         finally:
@@ -283,7 +302,7 @@ class ClipModel(Model):
 
     @torch.inference_mode()
     def encode_texts(self, texts, batch_size=256):
-        """Embed texts.
+        """Embed texts, short ones together: a causal tower then runs at the length of the longest of a batch.
 
         Parameters
         ----------
@@ -293,15 +312,50 @@ class ClipModel(Model):
         Returns
         -------
         Tensor of float32, shape (n, width)
-            L2-normalised, on the CPU.
+            L2-normalised, on the CPU, in the order of `texts`.
         """
-        parts = []
-        starts = range(0, len(texts), batch_size)
-        for start in tqdm(starts, f"prompts of {self.spec.id}", unit="batch", disable=len(starts) < 20, leave=False):
-            tokens = self.tokenizer(list(texts[start : start + batch_size])).to(self.device)
+        tokens = self.tokenizer(list(texts))
+        lengths = self._lengths(tokens)
+        order = lengths.argsort(stable=True)
+        batches, parts = order.split(batch_size), []
+        for batch in tqdm(batches, f"prompts of {self.spec.id}", unit="batch", disable=len(batches) < 20, leave=False):
             with self._autocast():
-                parts.append(self.network.encode_text(tokens, normalize=True).float().cpu())
-        return torch.cat(parts)
+                parts.append(self._encode_tokens(tokens[batch].to(self.device), int(lengths[batch[-1]])).float().cpu())
+        return torch.cat(parts)[order.argsort()]
+
+    @property
+    def _text_tower(self):
+        return getattr(self.network, "text", self.network)  # open_clip's CLIP is its own text tower
+
+    def _lengths(self, tokens):
+        """How many tokens of each text its embedding depends on, int64 of shape (n,).
+
+        Where attention is causal and the answer is read at the end of the text, nothing behind the end is seen. Every
+        other tower (bidirectional, pooled at the last position, with a class token behind the text, of another
+        library) is given its whole context.
+        """
+        tower = self._text_tower
+        mask, pool, end = (
+            getattr(tower, name, getattr(tower, f"text_{name}", None)) for name in ("attn_mask", "pool_type", "eos_id")
+        )
+        causal = mask is not None and torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
+        if not causal or pool not in ("argmax", "eos") or getattr(tower, "cls_emb", None) is not None:
+            return torch.full((len(tokens),), tokens.shape[1])
+        return 1 + (tokens if pool == "argmax" else (tokens == end).int()).argmax(dim=1)
+
+    def _encode_tokens(self, tokens, length):
+        """Normalised embeddings of the first `length` tokens of each text."""
+        network, tower = self.network, self._text_tower
+        if length == tokens.shape[1]:
+            return network.encode_text(tokens, normalize=True)
+        # open_clip adds every position and applies the whole mask, so a shorter text needs them cut to its length.
+        prefix = "" if tower is network else "text."
+        cut = {
+            f"{prefix}positional_embedding": tower.positional_embedding[:length],
+            f"{prefix}attn_mask": tower.attn_mask[:length, :length],
+        }
+        output = torch.func.functional_call(network, cut, (None, tokens[:, :length]))
+        return output["text_features"] if isinstance(output, dict) else output[1]
 
     @property
     def logit_scale(self):
@@ -391,6 +445,8 @@ class ClassifierModel(Model):
         cfg = self._pretrained_cfg
         at_test_size = not self._config and self.spec.input_size == cfg.get("test_input_size", (None,))[-1]
         config = resolve_data_config({}, pretrained_cfg=cfg, use_test_size=at_test_size)
+        if self._crop == "standard":
+            config |= {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bilinear"}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
 
     @cached_property
@@ -413,6 +469,43 @@ class ClassifierModel(Model):
 
     def _forward(self, pixels):
         return self.network(pixels)
+
+    def encode_with_features(self, pixels):
+        """Logits as from `encode_images`, and in the same pass what the head made them from.
+
+        Parameters
+        ----------
+        pixels : Tensor, shape (n, 3, height, width)
+
+        Returns
+        -------
+        logits : ndarray of float32, shape (n, n_outputs)
+        features : ndarray of float32, shape (n, width), or None
+            None where the last step is not one linear map of one vector an image.
+        """
+        if not (head := self._linear):
+            return self.encode_images(pixels), None
+        seen = []
+        with head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+            logits = self.encode_images(pixels)
+        features = seen[0].flatten(1).float().cpu().numpy()
+        width = head.weight[0].numel()
+        return logits, features if len(seen) == 1 and features.shape == (len(logits), width) else None
+
+    @property
+    def linear_head(self):
+        """Weights (n_outputs, width) and bias (n_outputs,) that make logits of features; None where it has no such."""
+        if not (head := self._linear):
+            return None
+        weights = head.weight.detach().flatten(1).float().cpu().numpy()
+        bias = np.zeros(len(weights), np.float32) if head.bias is None else head.bias.detach().float().cpu().numpy()
+        return {"weights": weights, "bias": bias}
+
+    @property
+    def _linear(self):
+        """The network's last layer, if it is one linear map."""
+        head = self.network.get_classifier()
+        return head if isinstance(head, (nn.Linear, nn.Conv2d)) else None
 
 
 def _device(name):

@@ -4,6 +4,7 @@ Keys, meaning and defaults are the fields of `Parameters`; `params/` holds a com
 paths start at the folder of the project, wherever a notebook or a command runs.
 """
 
+import functools
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +22,7 @@ from pydantic import (
 )
 
 from clipsafe_utils.errors import ClipsafeError, unknown
+from clipsafe_utils.protocols import DEFAULT, parse_protocol, with_protocol
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = _PACKAGE if (_PACKAGE / "params").is_dir() else Path.cwd()
@@ -33,7 +35,12 @@ STUDY_FACTORS = (
 """The ten factors of the study."""
 
 PROMPT_SETS = ("imagenet_80", "imagenet_7", "single", "name_only")
-OOD_SCORES = ("msp", "mcm", "max_logit", "energy")
+ROLES = ("id_set", "shifted_sets", "ood_sets", "cue_conflict_set", "factor_set", "paired_set")
+"""Parameters that say which part an image set plays."""
+
+OOD_SCORES = ("msp", "mcm", "max_logit", "energy", "gen", "neg_label", "knn", "mahalanobis", "rmd", "vim")
+FITTED_SCORES = OOD_SCORES[6:]
+"""Those that are fitted on in-distribution features."""
 
 Factor = Literal[
     *STUDY_FACTORS, "darker", "brighter", "object_blocking", "person_blocking", "style", "multiple_objects"
@@ -75,11 +82,32 @@ class ImageSetParameters(_Group):
     is_ood: bool | None = Field(None, description="whether the images are out-of-distribution; default: as known")
 
 
+class NodeParameters(_Group):
+    """What the engines `ray` and `slurm` ask for; one task is one model on all its image sets."""
+
+    gpus_per_task: float | None = Field(
+        None, ge=0, description="GPUs a task, for Ray also a fraction; default: 1 if `device` is or finds a GPU, else 0"
+    )
+    cpus_per_task: int | None = Field(None, ge=1, description="CPU cores a task; default: one, and one for each worker")
+    at_once: int | None = Field(None, ge=1, description="tasks handed out at the same time; default: as many as fit")
+    retries: int = Field(2, ge=0, description="further attempts for a task whose process or node died")
+    executor: Literal["slurm", "local"] = Field(
+        "slurm", description="of submitit: `local` runs the same jobs as processes of this machine, to try things out"
+    )
+    slurm: dict[str, str | int | float | bool] = Field(
+        {}, description="further options of submitit, such as {slurm_partition: gpu, timeout_min: 720, mem_gb: 64}"
+    )
+
+
 class Parameters(_Strict):
     """Everything a suite can set; the defaults are those of params/published.yaml."""
 
     suite: str = Field("published", pattern=r"^\w[\w.-]*$", description="name of the suite and of its output folder")
     outputs: str = Field("outputs", description="folder for results; this suite writes into outputs/SUITE")
+    store: str | None = Field(
+        None,
+        description="folder or fsspec URL (s3://BUCKET/PATH) for what the models said; default: outputs/SUITE/store",
+    )
     published: str = Field(
         "../shared/published", description="folder with published results; a file missing there is downloaded once"
     )
@@ -103,6 +131,11 @@ class Parameters(_Strict):
     factor_annotation: Literal["top", "multi"] = Field(
         "top", description="one factor an image (top) or several (multi)"
     )
+    protocol: str = Field(
+        DEFAULT,
+        description="preset of clipsafe_utils/protocols.yaml for the keys that this file leaves out: tu-2023, "
+        "mcm-2022, openood-1.5, taori-2020, clip-benchmark",
+    )
     prompt_sets: list[str | dict[str, list[str]]] = Field(
         ["imagenet_80"],
         description="names of prompt sets, or {name: [templates with {}]} for your own; the first is the main one",
@@ -111,10 +144,36 @@ class Parameters(_Strict):
     class_names: Literal["openai", "openai_unique"] = Field(
         "openai", description="class names for zero-shot heads; openai_unique tells the two pairs of equal names apart"
     )
+    logit_scale: float | None = Field(
+        None, gt=0, description="factor from cosine to logit of zero-shot models; null: what each was trained with"
+    )
+    label_space: Literal["subset", "full", "own_names"] = Field(
+        "subset",
+        description="classes of sets with fewer than the ID set: theirs alone (subset), all (full), or theirs under "
+        "their own names in prompts (own_names)",
+    )
+    crop: Literal["own", "standard"] = Field(
+        "own",
+        description="images of classifiers: as the checkpoint has it (own), or resized by 8/7 and cut to the centre "
+        "(standard: 256 to 224)",
+    )
     ood_scores: list[str] = Field(
         ["msp", "max_logit", "energy"],
-        description="scores for OOD detection: msp, mcm, max_logit, energy, or energy_tN at temperature N",
+        description="scores for OOD detection: msp, max_logit, energy (energy_tN at temperature N), gen; mcm and "
+        "neg_label of zero-shot models; knn (knn_kN for neighbour N), mahalanobis, rmd and vim, which are fitted on "
+        "the share `calibration_fraction` of the ID set and judged on the rest",
         min_length=1,
+    )
+    features: bool = Field(
+        False,
+        description="keep the features before the head of classifiers beside their logits, which knn, mahalanobis, rmd "
+        "and vim need: 4 bytes x width (some 2,000) an image more",
+    )
+    near_ood_sets: list[str] = Field(
+        [], description="those of `ood_sets` whose images are most like the in-distribution ones; the rest is far"
+    )
+    fpr_positive: Literal["id", "ood"] = Field(
+        "id", description="positive class of the false-positive rate that figures show; tables hold both"
     )
     n_bins: int = Field(15, ge=1, description="bins of the calibration error")
     calibration_fraction: Fraction = Field(0.5, description="share of the ID set that temperatures are fitted on")
@@ -123,6 +182,13 @@ class Parameters(_Strict):
     line_scale: Literal["probit", "logit", "linear"] = Field("probit", description="axes of accuracy-on-accuracy lines")
     baseline_group: str = Field("standard", description="group whose models define the baseline line")
     seed: int = Field(0, ge=0, description="seed of every split and resample")
+    gate_tolerance: float = Field(
+        0.5,
+        ge=0,
+        description="percentage points that a model's ImageNet accuracy may differ from the published one; beyond, it "
+        "is quarantined (only where id_set is the whole validation set)",
+    )
+    admit: list[str] = Field([], description="ids of models to let in although their accuracy is not the published one")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     precision: Literal["float32", "bf16", "fp16"] = Field(
         "float32", description="arithmetic of inference; bf16 and fp16 are autocast"
@@ -130,8 +196,16 @@ class Parameters(_Strict):
     batch_size: int = Field(64, ge=1, description="images a forward pass")
     models_per_pass: int = Field(4, ge=1, description="models that look at the same decoded images at once")
     workers: int = Field(2, ge=0, description="processes that read images")
+    engine: Literal["local", "ray", "slurm"] = Field(
+        "local", description="where models run: this machine, a Ray cluster, or SLURM jobs (docs/cluster.md)"
+    )
+    nodes: NodeParameters = Field(NodeParameters(), description="what the engines ray and slurm ask for")
+    keep: Literal["embeddings", "scores"] = Field(
+        "embeddings",
+        description="what stays on disk: all that models said, or only what the sections asked of it (docs/cluster.md)",
+    )
 
-    @field_validator("factors", "ood_scores", "shifted_sets", "ood_sets")
+    @field_validator("factors", "ood_scores", "shifted_sets", "ood_sets", "near_ood_sets")
     @classmethod
     def _unique(cls, names):
         if twins := [name for name in names if names.count(name) > 1]:
@@ -142,9 +216,17 @@ class Parameters(_Strict):
     @classmethod
     def _known_scores(cls, scores):
         for score in scores:
-            if score not in OOD_SCORES and not re.fullmatch(r"energy_t\d+(\.\d+)?", score):
-                raise unknown("OOD score", score, [*OOD_SCORES, "energy_t2"])
+            if score not in OOD_SCORES and not re.fullmatch(r"energy_t\d+(\.\d+)?|knn_k[1-9]\d*", score):
+                raise unknown("OOD score", score, [*OOD_SCORES, "energy_t2", "knn_k50"])
+        if all(score.partition("_")[0] in FITTED_SCORES for score in scores):
+            raise ClipsafeError("all of them are fitted; add one that is not, such as msp, to compare them with.")
         return scores
+
+    @field_validator("protocol")
+    @classmethod
+    def _known_protocol(cls, protocol):
+        parse_protocol(protocol)
+        return protocol
 
     @field_validator("device")
     @classmethod
@@ -178,12 +260,14 @@ class Parameters(_Strict):
     @model_validator(mode="after")
     def _sets_are_described(self):
         """With images at hand, a name that no image set has is a typing mistake, not a set without results."""
-        roles = ("id_set", "shifted_sets", "ood_sets", "cue_conflict_set", "factor_set", "paired_set")
-        given = [getattr(self, role) for role in roles if role in self.model_fields_set]
+        given = [getattr(self, role) for role in ROLES if role in self.model_fields_set]
         named = [name for value in given for name in (value if isinstance(value, list) else [value])]
         for name in named if self.image_sets else []:
             if name is not None and name not in self.image_sets:
                 raise unknown("image set", name, self.image_sets, hint="Describe it under image_sets.")
+        for name in self.near_ood_sets:
+            if name not in self.ood_sets:
+                raise unknown("near OOD set", name, self.ood_sets, hint="Near sets are some of ood_sets.")
         return self
 
     def path(self, key):
@@ -194,6 +278,13 @@ class Parameters(_Strict):
     def folder(self):
         """Folder that this suite writes into."""
         return self.path("outputs") / self.suite
+
+    @property
+    def store_path(self):
+        """Where the store is: an absolute path, or an URL."""
+        if self.store is None:
+            return str(self.folder / "store")
+        return self.store if "://" in self.store else str(resolve(self.store))
 
     @property
     def prompts(self):
@@ -224,7 +315,8 @@ def load_parameters(path, overrides=None):
     Returns
     -------
     Parameters
-        Keys that the file leaves out have the schema's defaults; `suite` is then the name of the file.
+        Keys that the file leaves out are those of its `protocol`, else the schema's defaults; `suite` is then the name
+        of the file.
 
     Raises
     ------
@@ -242,7 +334,8 @@ def load_parameters(path, overrides=None):
         raise ClipsafeError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise ClipsafeError(f"{path} must hold lines of the form `key: value`; got {values!r}.")
-    return validated({"suite": found.stem} | values | (overrides or {}), path)
+    values |= overrides or {}
+    return validated({"suite": found.stem} | _under_protocol(values, values, path), path)
 
 
 def validated(values, origin):
@@ -271,8 +364,29 @@ def validated(values, origin):
 
 
 def parameters_from(namespace, origin="parameters cell"):
-    """The parameters that a notebook's namespace holds, for instance ``parameters_from(globals())``."""
-    return validated({key: namespace[key] for key in Parameters.model_fields if key in namespace}, origin)
+    """The parameters that a notebook's namespace holds, for instance ``parameters_from(globals())``.
+
+    A `protocol` other than the default sets those that have a default value, the schema's or the cell's, unless it
+    names them after "but".
+    """
+    fields, cells = Parameters.model_fields, _cell_values()
+    values = {key: namespace[key] for key in fields if key in namespace}
+    chosen = [key for key in values if values[key] not in (fields[key].default, cells.get(key))]
+    return validated(_under_protocol(values, chosen, origin), origin)
+
+
+@functools.cache
+def _cell_values():
+    """What the parameters cells of the notebooks hold: the suite `lab`."""
+    path = ROOT / "params" / "lab.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _under_protocol(values, given, origin):
+    try:
+        return with_protocol(values, given)
+    except ClipsafeError as error:
+        raise ClipsafeError(f"{origin}: protocol = {values['protocol']!r}: {error}") from None
 
 
 def _explain(errors, origin):
@@ -281,7 +395,8 @@ def _explain(errors, origin):
     key, value = ".".join(map(str, error["loc"])), error["input"]
     where = f"{origin}: {key} = {value!r}: " if key else f"{origin}: "
     if error["type"] == "extra_forbidden":
-        model = {1: Parameters, 2: Selection}.get(len(error["loc"]), ImageSetParameters)
+        groups = {"select": Selection, "nodes": NodeParameters, "image_sets": ImageSetParameters}
+        model = groups[error["loc"][0]] if len(error["loc"]) > 1 else Parameters
         reason = unknown("parameter", error["loc"][-1], model.model_fields)
     elif error["type"] == "literal_error":
         reason = unknown("value", value, re.findall(r"'([^']+)'", error["ctx"]["expected"]))

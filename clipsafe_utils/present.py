@@ -8,7 +8,10 @@ import pandas as pd
 from IPython.display import Image, Markdown, display
 
 from clipsafe_utils import plots
+from clipsafe_utils.claims import VERDICTS, judge_claims
 from clipsafe_utils.prompts import class_names, duplicated_names
+from clipsafe_utils.signatures import TITLES
+from clipsafe_utils.signatures import signatures as failure_signatures
 from clipsafe_utils.table import COLUMNS, KEY, tidy
 
 MOST_ROWS = 2000
@@ -90,7 +93,7 @@ def results(study, rows, name, *, wide=False):
     display(Markdown(f"*{'; '.join([*facts, f'all columns: tables/{name}.csv'])}.*"))
 
 
-def figure(study, name, draw, rows, *args, what, direction="", captioned=None, **kwargs):
+def figure(study, name, draw, rows, *args, what, direction="", captioned=None, units=("model", "images"), **kwargs):
     """Draw rows, save the figure under outputs/SUITE/figures, show it with a caption made from the same rows.
 
     Parameters
@@ -106,6 +109,8 @@ def figure(study, name, draw, rows, *args, what, direction="", captioned=None, *
         For the caption.
     captioned : DataFrame, optional
         Rows for the caption, where `rows` is not tidy or holds more than is drawn.
+    units : (str, str)
+        What the caption counts: what a row's `model` names, and its n.
     """
     missing(study)
     if not len(rows):
@@ -116,7 +121,7 @@ def figure(study, name, draw, rows, *args, what, direction="", captioned=None, *
     display(Image(study.save_figure(drawn, name), width=760))
     plt.close(drawn)
     described = rows if captioned is None else captioned
-    text = plots.caption(described, what=what, direction=direction, models=study.models)
+    text = plots.caption(described, what=what, direction=direction, models=study.models, units=units)
     display(Markdown(f"*{text}*"))
 
 
@@ -134,21 +139,85 @@ def findings(means, *, group, above, below, unit="percentage points"):
     part = means[(means["group"] == group) & means["low"].notna()]
     if part.empty:
         return
-    scale = 100 if unit == "percentage points" else 1
-    lines = []
-    for text, chosen in (
-        (above, part[part["low"] > 0]),
-        (below, part[part["high"] < 0]),
-        ("not distinguishable from zero", part[(part["low"] <= 0) & (part["high"] >= 0)]),
-    ):
-        listed = ", ".join(
-            f"{r.test_set.rpartition('/')[2]} ({scale * r.mean_:+.1f}, {scale * r.low:.1f} to {scale * r.high:.1f})"
-            for r in chosen.rename(columns={"mean": "mean_"}).itertuples()
-        )
-        lines.append(f"- {text}: {len(chosen)} of {len(part)}{': ' + listed if listed else ''}")
     n = part["n_models"].max()
-    intro = f"**{_label(group)}** ({n} models; mean in {unit}, bootstrap interval over models):"
-    display(Markdown("\n".join([intro, "", *lines])))
+    intro = f"**{_label(group)}** ({n} models; mean in {unit}, interval over models):"
+    part = part.rename(columns={"mean": "value", "low": "ci_low", "high": "ci_high"})
+    scale = 100 if unit == "percentage points" else 1
+    display(Markdown("\n".join([intro, "", *_signs(part, scale, above, below)])))
+
+
+def contrasts(rows, *, above, below):
+    """Say in sentences where a comparison of matched pairs differs from zero, and where it cannot be told.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Tidy, from `sections.contrasts`.
+    above, below : str
+        What a difference above and below zero says.
+    """
+    for (comparison, metric), part in rows.groupby(["model", "metric"], sort=False):
+        style = plots.metric_style(metric.removesuffix("_difference"))
+        scale = 100 if style.percent else 1
+        unit = "percentage points" if style.percent else "absolute"
+        pairs = " to ".join(map(str, dict.fromkeys((part["n"].min(), part["n"].max()))))
+        intro = f"**{comparison}**: {style.label.lower()} (mean over {pairs} pairs, {unit}):"
+        display(Markdown("\n".join([intro, "", *_signs(part, scale, above, below)])))
+
+
+def simpson(verdicts):
+    """Say on which test sets accuracy and detection go together over all models, within training sources, or both.
+
+    Parameters
+    ----------
+    verdicts : DataFrame
+        From `sections.simpson`.
+    """
+    lines = []
+    for verdict, part in verdicts.groupby("verdict", sort=False):
+        numbers = part[["test_set", "overall", "within"]].itertuples(index=False)
+        listed = ", ".join(f"{name} ({overall:+.2f}, within {within:+.2f})" for name, overall, within in numbers)
+        lines.append(f"- {verdict}: {len(part)} of {len(verdicts)}: {listed}")
+    if lines:
+        intro = "Pearson correlation **over all models, and within training sources**: distinguishable from zero"
+        display(Markdown("\n".join([intro, "", *lines])))
+
+
+def best_scores(best, main):
+    """Say which OOD score is best for each group, and where it cannot be told from the main one.
+
+    Parameters
+    ----------
+    best : DataFrame
+        From `sections.best_scores`.
+    main : str
+    """
+    for group, part in best.groupby("group", sort=False):
+        clear = part[part["low"] > 0]
+        listed = [
+            f"- {one.test_set}: {one.score} ({100 * one.gain:+.1f}, {100 * one.low:.1f} to {100 * one.high:.1f})"
+            for one in clear.itertuples()
+        ]
+        rest = [*part.loc[~(part["low"] > 0), "test_set"]]
+        listed += [f"- none is distinguishable from {main}, or better: {', '.join(rest)}"] if rest else []
+        intro = f"**{group}** ({part['n'].max():,} models): best score by OOD set, and its gain over {main} in points"
+        display(Markdown("\n".join([f"{intro}:", "", *listed])))
+
+
+def _signs(rows, scale, above, below):
+    """Bullets: where intervals lie above zero, below it, or hold it."""
+    rows, digits = rows.dropna(subset=["ci_low"]), 1 if scale == 100 else 2
+    for text, chosen in (
+        (above, rows[rows["ci_low"] > 0]),
+        (below, rows[rows["ci_high"] < 0]),
+        ("not distinguishable from zero", rows[(rows["ci_low"] <= 0) & (rows["ci_high"] >= 0)]),
+    ):
+        numbers = (scale * chosen[["value", "ci_low", "ci_high"]]).itertuples(index=False)
+        named = zip(chosen["test_set"].str.rsplit("/", n=1).str[-1], numbers, strict=True)
+        listed = ", ".join(
+            f"{name} ({v:+.{digits}f}, {low:.{digits}f} to {high:.{digits}f})" for name, (v, low, high) in named
+        )
+        yield f"- {text}: {len(chosen)} of {len(rows)}{': ' + listed if listed else ''}"
 
 
 def prompt_sets(study):
@@ -188,6 +257,92 @@ def group_summary(study, rows):
         table(means.reset_index().rename(columns={"size": "models"})[columns])
 
 
+def golden_numbers(study):
+    """Show measured against published accuracy: which models agree, which are out, which were not compared."""
+    path = study.folder / "tables" / "golden_numbers.parquet"
+    if not path.exists():
+        text = "a published number holds for the whole ImageNet validation set, which is not this suite's `id_set`"
+        display(Markdown(f"No accuracy was compared with a published one: {text}."))
+        return
+    numbers = pd.read_parquet(path)
+    counts = numbers["verdict"].value_counts()
+    order = ["quarantined", "admitted", "not checked", "agrees"]
+    listed = ", ".join(f"{counts.get(verdict, 0):,} {verdict}" for verdict in reversed(order))
+    display(Markdown(f"**{len(numbers):,} models**: {listed}. Percent, and differences in percentage points."))
+    for row in numbers[numbers["verdict"].isin(order[:2])].itertuples():
+        display(Markdown(f"> **{row.model}** {row.why}"))
+    numbers = numbers.sort_values("verdict", key=lambda verdicts: verdicts.map(order.index), kind="stable")
+    table(numbers.drop(columns=["unit"]), digits=2)
+
+
+def signatures(study, rows):
+    """Show results that fit neither group, twins nor training source, and what to check first; or that none does.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Tidy, all of the suite.
+    """
+    found, compared = failure_signatures(rows, study.models, study.parameters.factors)
+    for title, n in compared.items():
+        part = found[found["signature"] == title]
+        count = f"{len(part) or 'none'} in {n:,} comparisons" if n else "nothing to compare"
+        lines = [f"**{title[0].upper()}{title[1:]}**: {count}."]
+        for row in part.itertuples():
+            peers = f"{row.n_peers} {'pairs' if title == TITLES['twins'] else 'peers'}"
+            numbers = f"{row.value:.3f} against {row.peers_median:.3f}, distance {row.distance:+.1f}, {peers}"
+            lines.append(f"- **{row.models}**: {row.where} ({numbers})")
+        lines += [f"- *Check first:* {part['check_first'].iloc[0]}"] if len(part) else []
+        display(Markdown("\n".join([lines[0], "", *lines[1:]])))
+
+
+def claims(study, results):
+    """Judge the study's claims on this suite, and show them beside what other suites in `outputs` said.
+
+    Saves outputs/SUITE/tables/claims; each sentence links to the figure that shows it.
+    """
+    p = study.parameters
+    judged = study.save(judge_claims(results, study.models, id_set=p.id_set, level=p.ci_level), "claims")
+    verdicts = {p.suite: judged}
+    for path in sorted(p.path("outputs").glob("*/tables/claims.parquet")):
+        verdicts.setdefault(path.parents[1].name, pd.read_parquet(path))
+    counts = judged["verdict"].value_counts().reindex(VERDICTS, fill_value=0)
+    display(Markdown("**" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) + "**"))
+    matrix = judged[["claim"]].assign(
+        sentence=[f'<a href="{r.page}.html#{r.heading}">{r.sentence}</a>' for r in judged.itertuples()],
+        **{
+            suite: found.set_index("claim")["verdict"].reindex(judged["claim"]).to_numpy()
+            for suite, found in verdicts.items()
+        },
+    )
+    shown = (
+        matrix.style.hide(axis="index")
+        .map(lambda verdict: _VERDICT_STYLE.get(verdict, ""), subset=list(verdicts))
+        .set_table_attributes(_CLASS)
+    )
+    display(shown)
+    columns = [
+        "claim",
+        "verdict",
+        "effect",
+        "ci_low",
+        "ci_high",
+        "p_adjusted",
+        "n_models",
+        "n_images",
+        "measured",
+        "note",
+    ]
+    table(judged[columns])
+    display(
+        Markdown(
+            f"*{len(judged)} claims; effects with {p.ci_level:.0%} intervals over models (over images where the note "
+            f"says so), each for itself; verdicts hold the false discovery rate at {1 - p.ci_level:.0%} (adjusted p). "
+            "All columns: tables/claims.csv.*"
+        )
+    )
+
+
 def quarantine(study):
     """Published rows that were taken out, with the reason."""
     if study.is_published:
@@ -202,3 +357,8 @@ def _label(group):
 
 
 _CLASS = 'class="dataframe"'
+_VERDICT_STYLE = {
+    "supported": "background-color: #cfe0ff; color: black",
+    "contradicted": "background-color: #ffd5c2; color: black",
+    "not testable": "color: gray",
+}

@@ -107,6 +107,40 @@ def duplicated_names(names):
     return {name: [i for i, n in enumerate(names) if n == name] for name, count in counts.items() if count > 1}
 
 
+N_NEGATIVES = 2000
+"""Most words that `negative_words` takes from the nouns of ImageNet-22k."""
+
+
+def negative_words(space, variant="openai"):
+    """Words that name no class of a label space: candidates for the negative labels of the OOD score "neg_label".
+
+    For the laboratory those words of its captions that name something else; otherwise nouns of WordNet: first lemmas of
+    the 21,841 synsets of ImageNet-22k (a list that timm ships), at even steps in the order of their ids.
+
+    Parameters
+    ----------
+    space : LabelSpace
+    variant : str
+        Class-name list, see `class_names`.
+
+    Returns
+    -------
+    tuple of str
+    """
+    if space.outputs == "lab":
+        from clipsafe_utils.lab.captions import other_words
+
+        return other_words()
+    from timm.data import ImageNetInfo
+
+    nouns = ImageNetInfo("imagenet22k")
+    synsets = [synset for synset in nouns.label_names() if synset not in space.names]
+    words = (nouns.label_name_to_description(synset, detailed=False).split(",")[0] for synset in synsets)
+    taken = {name.lower() for name in class_names(space, variant)}
+    words = list(dict.fromkeys(word for word in words if word.lower() not in taken))
+    return tuple(words[:: -(-len(words) // N_NEGATIVES)])
+
+
 def zero_shot_head(model, names, templates):
     """Build a zero-shot classifier: embed every prompt, average over templates, normalise.
 

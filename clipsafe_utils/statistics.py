@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit, ndtr, ndtri
+from scipy.special import expit, logit, ndtr, ndtri, stdtrit
 from scipy.stats import rankdata
 
 from clipsafe_utils.errors import ClipsafeError, unknown
@@ -17,6 +17,8 @@ SCALES = {
     "linear": (lambda accuracy: accuracy, lambda accuracy: accuracy),
 }
 """Axis scale -> (accuracy to axis, axis to accuracy)."""
+
+LINE_KIND = "student t, jackknife over models"
 
 
 class Interval(NamedTuple):
@@ -54,8 +56,13 @@ class AccuracyLine:
         forward, inverse = SCALES[self.scale]
         return inverse(self.intercept + self.slope * forward(_clip("x", x, self.scale, self.eps)))
 
-    def band(self, x, *, level=0.95, n_bootstrap=1000, seed=0):
-        """Percentile bootstrap interval of the line at x, resampling models.
+    def band(self, x, *, level=0.95):
+        """Interval of the line at x, from the scatter of the models around it.
+
+        Each model's squared residual, divided by (1 - its leverage)^2, stands for its variance: the jackknife over
+        models in closed form (HC3), with Student's t and n - 2 degrees of freedom. Unlike the bootstrap over models,
+        which covers 60% with 3 models and 90% with 19, it holds its level from 5 models on, and it does not assume
+        that models scatter alike along the line; with 3 or 4 it is wider than its level says.
 
         Parameters
         ----------
@@ -63,29 +70,29 @@ class AccuracyLine:
             Accuracies, fractions in [0, 1].
         level : float, default 0.95
             Fraction in (0, 1).
-        n_bootstrap : int, default 1000
-            Resamples of the models; those with fewer than two distinct x have no line and are drawn again.
-        seed : int, default 0
-            Equal seeds give equal bands.
 
         Returns
         -------
         Interval
-            Value = `predict(x)`; where the line may lie, not where the next model will.
+            Value = `predict(x)`; where the line may lie, not where the next model will. NaN limits where the line
+            hangs on a single model, the only one with another x than the rest.
+
+        References
+        ----------
+        MacKinnon, White. Journal of Econometrics 29, 1985.
         """
         check_level(level)
-        rng = np.random.default_rng(seed)
-        draws = rng.integers(self.n, size=(n_bootstrap, self.n))
-        while (flat := np.ptp(self.x[draws], axis=1) == 0).any():
-            draws[flat] = rng.integers(self.n, size=(flat.sum(), self.n))
         forward, inverse = SCALES[self.scale]
-        slope, intercept = _least_squares(self.x[draws], self.y[draws])
-        at = np.atleast_1d(forward(_clip("x", x, self.scale, self.eps)))
-        tails = [(1 - level) / 2, (1 + level) / 2]
-        low, high = inverse(np.quantile(intercept[:, None] + slope[:, None] * at, tails, axis=0))
-        if np.ndim(x) == 0:
-            low, high = low[0], high[0]
-        return Interval(self.predict(x), low, high, "bootstrap over models (percentile)", level, self.n)
+        at = forward(_clip("x", x, self.scale, self.eps))
+        centred = self.x - self.x.mean()
+        pull = centred / np.sum(centred**2)
+        left = 1 - 1 / self.n - centred * pull
+        residual = self.y - self.intercept - self.slope * self.x
+        error = np.where(left > 1e-9, residual / np.maximum(left, 1e-9), np.nan)
+        weights = 1 / self.n + np.multiply.outer(at - self.x.mean(), pull)
+        half = stdtrit(self.n - 2, (1 + level) / 2) * np.sqrt(np.sum((weights * error) ** 2, axis=-1))
+        fit = self.intercept + self.slope * at
+        return Interval(self.predict(x), inverse(fit - half), inverse(fit + half), LINE_KIND, level, self.n)
 
 
 def wilson_interval(successes, n, *, level=0.95):
@@ -204,7 +211,7 @@ def bootstrap_ci(statistic, *arrays, n_bootstrap=1000, level=0.95, seed=0, strat
         parts = np.array_split(rng.permutation(n), min(n, 1000)) if n > 1 else []
         left_out = np.array([of(np.delete(np.arange(n), part)) for part in parts])
         tails = _bca_tails(tails, value, resampled, left_out)
-    low, high = np.quantile(resampled, tails)
+    low, high = np.quantile(resampled, tails, method="weibull")  # the k-th of n resamples lies at k / (n + 1)
     return Interval(value, float(low), float(high), f"bootstrap ({kind})", level, n)
 
 
@@ -275,12 +282,11 @@ def effective_robustness(x, y, line):
     return _clip("y", y, "linear", 0) - line.predict(x)
 
 
-def effective_robustness_interval(x, y, n_images, line, *, level=0.95, n_bootstrap=1000, seed=0):
-    """Interval of effective robustness: Wilson for the point, bootstrap over models for the line.
+def effective_robustness_interval(x, y, n_images, line, *, n_reference=None, level=0.95):
+    """Interval of effective robustness: Wilson for the point, on both axes, and the scatter of models for the line.
 
-    The two errors are independent and combined as Newcombe does for a difference: each limit lies at the root of the
-    sum of the two squared distances, low = d - sqrt((y - y_low)^2 + (band_high - band)^2) and likewise high. The error
-    of x is left out; it is small if x comes from many more images than y.
+    The errors are independent and combined as Newcombe does for a difference: each limit lies at the root of the sum
+    of squared distances, low = d - sqrt((y - y_low)^2 + (band_high - band)^2 + ...) and likewise high.
 
     Parameters
     ----------
@@ -288,26 +294,30 @@ def effective_robustness_interval(x, y, n_images, line, *, level=0.95, n_bootstr
         As in `effective_robustness`.
     n_images : int or ndarray
         Images behind y, at least 1; broadcast against it.
-    level, n_bootstrap, seed
-        As in `AccuracyLine.band`.
+    n_reference : int or ndarray, optional
+        Images behind x; without it x is taken as exact.
+    level : float, default 0.95
 
     Returns
     -------
     Interval
-        Its `n` is `n_images`; the line's own n is `line.n`.
+        Its `n` is `n_images`; the line's own n is `line.n`. NaN limits where `line.band` has them.
 
     References
     ----------
     Newcombe. Statistics in Medicine 17, 1998 (method 10).  Zou, Donner. Statistics in Medicine 27, 2008.
     """
     y = _clip("y", y, "linear", 0)
-    value, band = effective_robustness(x, y, line), line.band(x, level=level, n_bootstrap=n_bootstrap, seed=seed)
-    if not np.all(np.asarray(n_images) >= 1):
-        raise ClipsafeError(f"n_images must be at least 1; got {np.min(n_images)}.")
+    value, band = effective_robustness(x, y, line), line.band(x, level=level)
+    for name, n in (("n_images", n_images), ("n_reference", n_reference)):
+        if n is not None and not np.all(np.asarray(n) >= 1):
+            raise ClipsafeError(f"{name} must be at least 1; got {np.min(n)}.")
     low, high = wilson_bounds(y, np.asarray(n_images), level)
-    below = np.hypot(y - low, np.maximum(band.high - band.value, 0))
-    above = np.hypot(high - y, np.maximum(band.value - band.low, 0))
-    return Interval(value, value - below, value + above, "newcombe (wilson, bootstrap over models)", level, n_images)
+    ends = wilson_bounds(np.asarray(x), np.asarray(n_reference), level) if n_reference is not None else (x, x)
+    ends = np.sort([line.predict(end) for end in ends], axis=0)  # a falling line swaps them
+    below = np.sqrt((y - low) ** 2 + (band.high - band.value) ** 2 + (ends[1] - band.value) ** 2)
+    above = np.sqrt((high - y) ** 2 + (band.value - band.low) ** 2 + (band.value - ends[0]) ** 2)
+    return Interval(value, value - below, value + above, f"newcombe (wilson; {LINE_KIND})", level, n_images)
 
 
 def _least_squares(x, y):
@@ -349,7 +359,7 @@ def _bca_tails(tails, value, resampled, left_out):
 
 
 def mean_interval(values, *, level=0.95):
-    """Mean and its normal interval, mean ± z s / sqrt(n).
+    """Mean and its interval by Student's t, mean ± t s / sqrt(n), with n - 1 degrees of freedom.
 
     Parameters
     ----------
@@ -366,8 +376,10 @@ def mean_interval(values, *, level=0.95):
     if values.ndim != 1 or not len(values):
         raise ClipsafeError(f"mean_interval needs one value or more in one dimension; got shape {values.shape}.")
     mean = float(values.mean())
-    half = ndtri((1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return Interval(mean, mean - half, mean + half, "normal", level, len(values))
+    if (n := len(values)) == 1:
+        return Interval(mean, np.nan, np.nan, "student t", level, n)
+    half = stdtrit(n - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(n)
+    return Interval(mean, mean - half, mean + half, "student t", level, n)
 
 
 def auroc_interval(id_scores, ood_scores, *, level=0.95):
@@ -391,17 +403,118 @@ def auroc_interval(id_scores, ood_scores, *, level=0.95):
     """
     check_level(level)
     value, n_id, n_ood = auroc(id_scores, ood_scores), len(id_scores), len(ood_scores)
-    ranks = rankdata(np.concatenate([id_scores, ood_scores]))
-    # Placement of each OOD score among the ID scores and the other way round: ranks in all minus ranks among its own.
-    of_ood = (ranks[n_id:] - rankdata(ood_scores)) / n_id
-    of_id = 1 - (ranks[:n_id] - rankdata(id_scores)) / n_ood
-    variance = sum(np.var(v, ddof=1) / len(v) if len(v) > 1 else np.nan for v in (of_ood, of_id))
+    variance = _variance_of_mean(*_placements(id_scores, ood_scores))
     if value in (0.0, 1.0):
         low, high = wilson_bounds(value, min(n_id, n_ood), level)
         return Interval(value, float(low), float(high), "wilson, smaller sample", level, n_ood)
     half = ndtri((1 + level) / 2) * np.sqrt(variance) / (value * (1 - value))
     low, high = expit(logit(value) - half), expit(logit(value) + half)
     return Interval(value, float(low), float(high), "delong", level, n_ood)
+
+
+def auroc_difference_interval(id_first, ood_first, id_second, ood_second, *, level=0.95):
+    """AUROC of one score minus that of another on the same images, with DeLong's interval for paired samples.
+
+    Parameters
+    ----------
+    id_first, id_second : ndarray, shape (n_id,)
+        Both scores of the in-distribution images, in the same order.
+    ood_first, ood_second : ndarray, shape (n_ood,)
+        Of the out-of-distribution images.
+    level : float, default 0.95
+
+    Returns
+    -------
+    Interval
+        In [-1, 1]; its n is that of the OOD sample.
+
+    References
+    ----------
+    DeLong, DeLong, Clarke-Pearson. Biometrics 44, 1988.
+    """
+    check_level(level)
+    if np.shape(id_first) != np.shape(id_second) or np.shape(ood_first) != np.shape(ood_second):
+        raise ClipsafeError(
+            f"two scores of the same images are compared; got {len(id_first)} and {len(id_second)} ID scores, "
+            f"{len(ood_first)} and {len(ood_second)} OOD scores."
+        )
+    value = auroc(id_first, ood_first) - auroc(id_second, ood_second)
+    first, second = _placements(id_first, ood_first), _placements(id_second, ood_second)
+    half = ndtri((1 + level) / 2) * np.sqrt(_variance_of_mean(*(a - b for a, b in zip(first, second, strict=True))))
+    return Interval(value, max(-1.0, value - half), min(1.0, value + half), "delong, paired", level, len(ood_first))
+
+
+def _placements(id_scores, ood_scores):
+    """Share of the ID scores below each OOD score, and of the OOD scores above each ID score; ties count half."""
+    id_scores, ood_scores = np.asarray(id_scores), np.asarray(ood_scores)
+
+    def below(others, scores):
+        others = np.sort(others)
+        return sum(np.searchsorted(others, scores, side) for side in ("left", "right")) / (2 * len(others))
+
+    return below(id_scores, ood_scores), 1 - below(ood_scores, id_scores)
+
+
+def _variance_of_mean(*samples):
+    return sum(np.var(v, ddof=1) / len(v) if len(v) > 1 else np.nan for v in samples)
+
+
+def correlation(x, y, method="pearson", groups=None):
+    """Correlation of two variables, over all samples or within groups.
+
+    Parameters
+    ----------
+    x, y : ndarray of float, shape (n_samples,)
+    method : {"pearson", "spearman"}
+        Spearman's is Pearson's of ranks.
+    groups : ndarray, shape (n_samples,), optional
+        Each group's mean is taken away from its values (or from their ranks within it): what remains is how the two
+        go together inside of groups.
+
+    Returns
+    -------
+    float
+        In [-1, 1]; NaN where a variable does not vary.
+    """
+    if method not in ("pearson", "spearman"):
+        raise unknown("correlation", method, ("pearson", "spearman"))
+    centred = []
+    for values in (np.array(x, np.float64), np.array(y, np.float64)):
+        for rows in [slice(None)] if groups is None else _groups(groups, len(values)):
+            own = rankdata(values[rows]) if method == "spearman" else values[rows]
+            values[rows] = own - own.mean()
+        centred.append(values)
+    (x, y), spread = centred, np.sqrt(np.sum(centred[0] ** 2) * np.sum(centred[1] ** 2))
+    return float(np.clip(np.sum(x * y) / spread, -1, 1)) if spread else np.nan
+
+
+def correlation_interval(x, y, method="pearson", *, groups=None, level=0.95):
+    """Correlation with Fisher's interval: normal after artanh, which holds its level at the few samples of a study.
+
+    Parameters
+    ----------
+    x, y, method, groups
+        As in `correlation`.
+    level : float, default 0.95
+
+    Returns
+    -------
+    Interval
+        NaN limits below four samples (and one more a further group), and where a variable does not vary.
+
+    References
+    ----------
+    Fisher. Metron 1, 1921.  Bonett, Wright. Psychometrika 65, 2000 (Spearman's standard error).
+    """
+    check_level(level)
+    value, n = correlation(x, y, method, groups), len(x)
+    degrees = n - 3 - (0 if groups is None else len(np.unique(groups)) - 1)
+    kind = "fisher" if method == "pearson" else "fisher (bonett, wright)"
+    if degrees < 1 or np.isnan(value):
+        return Interval(value, np.nan, np.nan, kind, level, n)
+    error = np.sqrt((1 + (value**2 / 2 if method == "spearman" else 0)) / degrees)
+    z, half = np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12)), ndtri((1 + level) / 2) * error
+    return Interval(value, float(np.tanh(z - half)), float(np.tanh(z + half)), kind, level, n)
 
 
 def split_mask(labels, fraction, *, seed=0):

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipsafe_utils.content import content_key, file_digest, whole_file
+from clipsafe_utils.content import file_digest, whole_file
 from clipsafe_utils.datasets import imagenet_space, load_images
-from clipsafe_utils.errors import ClipsafeError
-from clipsafe_utils.params import Parameters, parameters_from
-from clipsafe_utils.prompts import class_names, load_templates, zero_shot_head
+from clipsafe_utils.errors import ClipsafeError, unknown
+from clipsafe_utils.gate import complete_set, golden_numbers
+from clipsafe_utils.params import ROLES, Parameters, parameters_from
+from clipsafe_utils.prompts import class_names, load_templates
+from clipsafe_utils.protocols import DEFAULT, deviations, parse_protocol
 from clipsafe_utils.published import published_models, published_table
 from clipsafe_utils.published.files import FILES, published_file
 from clipsafe_utils.store import Store
@@ -44,6 +46,7 @@ class Study:
         self.images, self.missing = {}, {}
         self._units, self._heads, self._evaluated, self._saved = {}, {}, set(), []
         self.told, self._models_missing = set(), set()
+        self.collected = None  # answers by unit and question, where they are written down
         for name, entry in self.parameters.image_sets.items():
             try:
                 self.images[name] = load_images(
@@ -74,7 +77,7 @@ class Study:
 
     @cached_property
     def store(self):
-        return Store(self.folder / "store")
+        return Store(self.parameters.store_path)
 
     @property
     def published_folder(self):
@@ -85,9 +88,7 @@ class Study:
     def published(self):
         """Published results as (tidy table, quarantined rows)."""
         p = self.parameters
-        return published_table(
-            self.published_folder, level=p.ci_level, n_bins=p.n_bins, n_bootstrap=p.n_bootstrap, seed=p.seed
-        )
+        return published_table(self.published_folder, level=p.ci_level, n_bins=p.n_bins)
 
     @cached_property
     def models(self):
@@ -103,6 +104,7 @@ class Study:
         from clipsafe_utils.models import load_model
 
         p = self.parameters
+        device = p.device if p.engine == "local" else "auto"  # this machine only hands out tasks
         adapters = {}
         for spec in self.specs:
             if not spec.is_zero_shot and spec.outputs != self.id_space.outputs:
@@ -113,7 +115,12 @@ class Study:
                 continue
             try:
                 adapters[spec.id] = load_model(
-                    spec, device=p.device, precision=p.precision, checkpoints=p.path("checkpoints")
+                    spec,
+                    device=device,
+                    precision=p.precision,
+                    checkpoints=p.path("checkpoints"),
+                    crop=p.crop,
+                    features=p.features,
                 )
             except ClipsafeError as error:
                 self._miss_model(spec.id, error)
@@ -154,33 +161,68 @@ class Study:
                 self.missing[name] = "not described under image_sets of the parameter file: add it there with its root."
         return [name for name in names if name in self.images]
 
+    def playing(self, keys):
+        """Names of the image sets that play a part, of those parts that `keys` names; each once.
+
+        Parameters
+        ----------
+        keys : iterable of str
+            Parameters, for example those that a notebook declares.
+        """
+        values = [getattr(self.parameters, role) for role in ROLES if role in keys]
+        names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+        return [name for name in dict.fromkeys(names) if name in self.images]
+
     def evaluate(self, *names):
         """Make sure that every model has looked at these image sets; computes only what the store lacks.
 
         Returns
         -------
         list of str
-            Ids of the models that have a unit for every one of them.
+            Ids of the models that have a unit for every one of them, without those in quarantine.
         """
-        from clipsafe_utils.inference import evaluate
+        self._compute(*names, complete_set(self))  # at once, so that each model is loaded once
+        found = [model for model in self.adapters if all((model, name) in self._units for name in names)]
+        return [model for model in found if model not in self.quarantined]
 
-        wanted = [name for name in names if name not in self._evaluated]
+    @cached_property
+    def quarantined(self):
+        """Ids of the models that contradict their published accuracy, each with the numbers in `missing`."""
+        for model in self.parameters.admit:
+            if model not in (ids := [spec.id for spec in self.specs]):
+                raise unknown("model to admit", model, ids)
+        numbers = golden_numbers(self)
+        numbers = numbers[numbers["verdict"] == "quarantined"]
+        self.missing |= dict(zip(numbers["model"], numbers["why"], strict=True))
+        return frozenset(numbers["model"])
+
+    def look_again(self, models):
+        """Run models on all image sets though their units are there: what was kept of them does not suffice."""
+        self._compute(*self.images, again=models)
+
+    def _compute(self, *names, again=()):
+        from clipsafe_utils import engine
+
         p = self.parameters
-        units = evaluate(
-            self.adapters.values(),
-            [self.images[name] for name in wanted],
-            self.store,
-            batch_size=p.batch_size,
-            workers=p.workers,
-            models_per_pass=p.models_per_pass,
-            on_error="skip",
-        )
+        wanted = [name for name in dict.fromkeys(filter(None, names)) if again or name not in self._evaluated]
+        if wanted and (p.engine != "local" or p.keep == "scores"):  # then a task is a model on all its sets
+            wanted = [name for name in self.images if again or name not in self._evaluated]
+        if not wanted:
+            return
+        units = engine.run(self, wanted, again)
         for (model, _), unit in units.items():
             if isinstance(unit, ClipsafeError):
                 self._miss_model(model, unit)
         self._evaluated.update(wanted)
         self._units |= {pair: unit for pair, unit in units.items() if not isinstance(unit, ClipsafeError)}
-        return [model for model in self.adapters if all((model, name) in self._units for name in names)]
+
+    @property
+    def wanted_heads(self):
+        """Class names and templates of the zero-shot heads that the suite is sure to need."""
+        if not any(spec.is_zero_shot for spec in self.specs):
+            return []
+        names = class_names(self.id_space, self.parameters.class_names)
+        return [(names, templates) for templates in self.prompt_sets.values()]
 
     def _miss_model(self, model, error):
         self.missing[model] = str(error)
@@ -189,7 +231,7 @@ class Study:
     def unit(self, model, name):
         """The unit of a model and an image set; evaluated if need be."""
         if (model, name) not in self._units:
-            self.evaluate(name)
+            self._compute(name)
         if (model, name) not in self._units:
             raise ClipsafeError(f"model {model!r} has no results for {name!r}: {self.missing.get(model, 'unknown')}")
         return self._units[model, name]
@@ -204,9 +246,14 @@ class Study:
         return next(iter(self.parameters.prompts))
 
     def space(self, name):
-        """Label space that an image set is judged in: its own if it shares the outputs of the ID set's, else that."""
+        """Label space that an image set is judged in: its own if it shares the outputs of the ID set's, else that.
+
+        With `label_space: full`, the classes that only the ID set has come after its own.
+        """
         own = self.images[name].space
-        return own if len(own) and own.outputs == self.id_space.outputs else self.id_space
+        if not len(own) or own.outputs != self.id_space.outputs:
+            return self.id_space
+        return own.widened(self.id_space) if self.parameters.label_space == "full" else own
 
     @property
     def id_space(self):
@@ -218,8 +265,18 @@ class Study:
         return self.adapters[model].spec.is_zero_shot
 
     def protocol(self, model, prompts=None):
-        """How a model was made to classify, for the `protocol` column: "prompts imagenet_80", "classifier head"."""
-        return f"prompts {prompts or self.main_prompts}" if self.is_zero_shot(model) else "classifier head"
+        """How a model was made to classify, for the `protocol` column: "prompts imagenet_80", "classifier head".
+
+        A protocol other than the default is named behind it: "prompts photo, mcm-2022".
+        """
+        how = f"prompts {prompts or self.main_prompts}" if self.is_zero_shot(model) else "classifier head"
+        return how + self.protocol_suffix
+
+    @property
+    def protocol_suffix(self):
+        """What tells rows of another protocol than the default apart: ", mcm-2022 but n_bins"."""
+        protocol = self.parameters.protocol
+        return "" if parse_protocol(protocol)[0] == DEFAULT else f", {protocol}"
 
     def outputs(self, model, name, *, prompts=None, space=None, cosines=False):
         """What a model says of an image set, in a label space.
@@ -233,7 +290,8 @@ class Study:
         space : LabelSpace, optional
             By default the set's own, see `space`.
         cosines : bool, default False
-            Plain cosines of zero-shot models instead of logits at the model's scale.
+            Plain cosines of zero-shot models instead of logits, which are at `logit_scale`, or at the scale and bias
+            that the model was trained with.
 
         Returns
         -------
@@ -243,27 +301,119 @@ class Study:
         unit = self.unit(model, name)
         if unit.kind == "logits":
             return space.reduce(unit.array)
-        head = self.head(model, prompts or self.main_prompts, class_names(space, self.parameters.class_names))
+        p = self.parameters
+        if p.label_space == "own_names":
+            space = space.by_name()
+        head = self.head(model, prompts or self.main_prompts, class_names(space, p.class_names))
         array = np.asarray(unit.array)
         scores = array @ head["weights"].T / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
         if not cosines:
-            scores = scores * head["logit_scale"] + head["logit_bias"]
+            scale, bias = self._scale_and_bias(head)
+            scores = scores * scale + bias
         return space.reduce(scores.astype(np.float32, copy=False))
 
+    def _scale_and_bias(self, head):
+        scale = self.parameters.logit_scale
+        return (head["logit_scale"], head["logit_bias"]) if scale is None else (np.float32(scale), 0)
+
+    def features(self, model, name):
+        """What a model's classification is linear in: image embeddings of unit length, or what a head is applied to.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, width), or None
+            None where the units of a classifier were made without (parameter `features`).
+        """
+        unit = self.unit(model, name)
+        if unit.kind == "logits":
+            return unit.features
+        array = np.asarray(unit.array)
+        return array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
+
+    def linear_head(self, model, prompts=None):
+        """What makes logits of `features`: dict with weights (n_outputs, width) and bias (n_outputs,).
+
+        Of zero-shot models in the classes of the in-distribution set.
+        """
+        if self.is_zero_shot(model):
+            names = class_names(self.id_space, self.parameters.class_names)
+            head = self.head(model, prompts or self.main_prompts, names)
+            scale, bias = self._scale_and_bias(head)
+            return {"weights": head["weights"] * scale, "bias": np.full(len(names), bias, np.float32)}
+        adapter = self.adapters[model]
+        head = self.store.head({"model": adapter.identity, "head": "its own"}, lambda: adapter.linear_head)
+        adapter.release()
+        return head
+
+    def ask(self, question, model, name, *, prompts=None, space=None, cosines=False, **arguments):
+        """Ask something of a model's outputs: the way in which sections look at them.
+
+        Parameters
+        ----------
+        question : callable
+            Function of a module: question(outputs, labels, **arguments), an array or a tuple of arrays.
+        model, name, prompts, space, cosines
+            As in `outputs`.
+        **arguments
+            JSON-serialisable.
+
+        Returns
+        -------
+        ndarray or tuple of ndarray
+            With `keep: scores`, what was answered when the outputs were there.
+        """
+        space = space or self.space(name)
+        asked = {"question": f"{question.__module__}.{question.__qualname__}", "arguments": arguments}
+        identity = asked | {"cosines": cosines} | self.output_identity(model, space, prompts)
+
+        def compute():
+            outputs = self.outputs(model, name, prompts=prompts, space=space, cosines=cosines)
+            return question(outputs, self.unit(model, name).labels, **arguments)
+
+        return self.answer(model, name, identity, compute)
+
+    def output_identity(self, model, space, prompts=None):
+        """What decides a model's outputs beside the unit, as a JSON-serialisable dict."""
+        p, classes = self.parameters, {"space": [space.outputs, space.names, space.members]}
+        if not self.is_zero_shot(model):
+            return classes
+        templates = list(self.prompt_sets[prompts or self.main_prompts])
+        how = {"class_names": p.class_names, "label_space": p.label_space, "logit_scale": p.logit_scale}
+        return classes | {"templates": templates} | how
+
+    def answer(self, model, name, identity, compute):
+        """What `compute` says of a model's outputs on an image set, or said when they were there (`keep: scores`).
+
+        Parameters
+        ----------
+        model, name : str
+        identity : dict
+            What decides the answer beside the unit; JSON-serialisable.
+        compute : callable
+            Returns an array or a tuple of arrays.
+        """
+        from clipsafe_utils.answers import answer
+
+        return answer(self, model, name, identity, compute)
+
     def head(self, model, prompts, names):
-        """Zero-shot head of a model: dict with weights (n_classes, width), logit_scale, logit_bias."""
-        adapter, templates = self.adapters[model], self.prompt_sets[prompts]
-        identity = {"model": adapter.identity, "names": list(names), "templates": list(templates)}
-        key = content_key(identity)
+        """Zero-shot head of a model: dict with weights (n_classes, width), logit_scale, logit_bias.
+
+        Classes that are some of the in-distribution set's are rows of its head. `prompts` names a prompt set of the
+        suite, or is a tuple of templates.
+        """
+        from clipsafe_utils.inference import stored_head
+
+        adapter = self.adapters[model]
+        templates = self.prompt_sets[prompts] if isinstance(prompts, str) else prompts
+        whole = class_names(self.id_space, self.parameters.class_names)
+        if len(names) < len(whole) and set(names) <= set(whole):
+            head = self.head(model, prompts, whole)
+            return head | {"weights": head["weights"][[whole.index(name) for name in names]]}
+        key = model, tuple(names), tuple(templates)
         if key not in self._heads:
-            self._heads[key] = self.store.head(
-                identity,
-                lambda: {
-                    "weights": zero_shot_head(adapter, names, templates),
-                    "logit_scale": np.float32([adapter.logit_scale]),
-                    "logit_bias": np.float32([adapter.logit_bias]),
-                },
-            )
+            self._heads[key] = stored_head(adapter, names, templates, self.store)
+            adapter.release()
         return self._heads[key]
 
     def unreadable(self):
@@ -319,6 +469,8 @@ class Study:
         ]
         record = {
             "parameters_used": sorted(self.parameters.used),
+            "parameters": self.parameters.values(),
+            "not_as_the_protocol": deviations(self.parameters.values()),
             "files": self._saved,
             "units": units,
             "unreadable_images": self.unreadable().to_dict("records"),
@@ -341,10 +493,25 @@ class _Recorder:
         self._parameters, self.used = parameters, set()
 
     def __getattr__(self, name):
-        derived = {"folder": {"outputs", "suite"}, "image_root": {"data"}, "prompts": {"prompt_sets"}}
+        derived = {
+            **{"folder": {"outputs", "suite"}, "store_path": {"store", "outputs", "suite"}},
+            **{"image_root": {"data"}, "prompts": {"prompt_sets"}},
+        }
         self.used |= derived.get(name, {name})
         return getattr(self._parameters, name)
 
     def path(self, key):
         self.used.add(key)
         return self._parameters.path(key)
+
+    def changed(self, **values):
+        """The same with other values, read unrecorded."""
+        return _Recorder(self._parameters.model_copy(update=values))
+
+    def given(self):
+        """Those that were given, as plain values, for another machine; the others follow there as they did here."""
+        return self._parameters.model_dump(mode="json", exclude_unset=True)
+
+    def values(self):
+        """Those that were read, as plain values."""
+        return self._parameters.model_dump(mode="json", include=self.used)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from clipsafe_utils.content import file_digest
+from clipsafe_utils.content import cache_folder, file_digest
 from clipsafe_utils.errors import ClipsafeError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
@@ -95,7 +95,7 @@ def cached_digest(path):
     """SHA-256 of a file, remembered among the user's caches by path, size and time of change."""
     status = os.stat(path)
     stamp = f"{Path(path).resolve()}:{status.st_size}:{status.st_mtime_ns}"
-    cache = Path(os.environ.get("CLIPSAFE_CACHE", Path.home() / ".cache" / "clipsafe")) / "digests.json"
+    cache = cache_folder() / "digests.json"
     known = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(cache.read_text())

@@ -18,17 +18,46 @@
 # [prompts](04_prompts).
 
 # %% tags=["parameters"]
-suite = "published"
+suite = "lab"
 outputs = "outputs"
 published = "../shared/published"
 data = "data"
-zoo = "paper"
+zoo = "lab"
 select = {}
-image_sets = {}
+image_sets = {
+    "lab_id": {},
+    "lab_factors": {},
+    "lab_pairs": {},
+    "lab_resample": {},
+    "lab_art": {},
+    "lab_sketch": {},
+    "lab_viewpoint": {},
+    "lab_hard": {},
+    "lab_noise": {},
+    "lab_dark": {},
+    "lab_renderer": {},
+    "lab_cue_conflict": {},
+    "lab_ood_classes": {},
+    "lab_ood_superclass": {},
+    "lab_ood_textures": {},
+    "lab_ood_scenes": {},
+    "lab_ood_noise": {},
+}
+id_set = "lab_id"
+factors = [
+    "pose",
+    "background",
+    "pattern",
+    "color",
+    "smaller",
+    "shape",
+    "partial_view",
+    "subcategory",
+    "texture",
+    "larger",
+]
 n_bins = 15
 ci_level = 0.95
-n_bootstrap = 1000
-seed = 0
 
 # %%
 from clipsafe_utils import present
@@ -46,12 +75,44 @@ present.overview(study)
 results = present.all_results(study)
 
 # %% [markdown]
+# ## What the study claims
+#
+# Each sentence of the study that a suite can decide, tested on the table above: *supported* or *contradicted* where the
+# evidence suffices after correction for the number of claims, *inconclusive* where it does not, *not testable* where
+# the suite lacks what it takes. Groups are compared as they are, not at equal accuracy, unless the sentence says so.
+
+# %%
+present.claims(study, results)
+
+# %% [markdown]
 # ## Main numbers by group
 #
 # Means over the models of a group, where a group has more than one.
 
 # %%
 present.group_summary(study, results)
+
+# %% [markdown]
+# ## Out of line
+#
+# Results that fit neither a model's group, nor its near-twins, nor its training source: calibration far from the
+# group's median, OOD detection that differs between models of the same encoder and source, a factor's effect against
+# the sign of the source's other models. Far means farther than chance among the peers, once in twenty tables without a
+# fault; a distance counts robust standard deviations of the peers, between few twins standard errors. A finding is a
+# reason to look, and each list ends with where to begin.
+
+# %%
+present.signatures(study, results)
+
+# %% [markdown]
+# ## Measured against published accuracy
+#
+# Before a model enters the suite, its ImageNet accuracy is compared with the published one, under the protocol that
+# the published one has. What differs by more than the tolerance is quarantined: it is in no table and no figure,
+# unless `admit` names it.
+
+# %%
+present.golden_numbers(study)
 
 # %% [markdown]
 # ## The models

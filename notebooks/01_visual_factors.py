@@ -18,19 +18,46 @@
 # these a model handles, so this section looks at each, and at the question behind them: does shape or texture decide?
 
 # %% tags=["parameters"]
-suite = "published"
+suite = "lab"
 outputs = "outputs"
 published = "../shared/published"
 data = "data"
 checkpoints = "checkpoints"
-zoo = "paper"
+zoo = "lab"
 select = {}
-image_sets = {}
-id_set = "imagenet_val"
-shifted_sets = ["imagenet_v2_matched_frequency", "imagenet_a", "imagenet_r", "imagenet_sketch"]
-cue_conflict_set = "cue_conflict"
-factor_set = None
-paired_set = None
+image_sets = {
+    "lab_id": {},
+    "lab_factors": {},
+    "lab_pairs": {},
+    "lab_resample": {},
+    "lab_art": {},
+    "lab_sketch": {},
+    "lab_viewpoint": {},
+    "lab_hard": {},
+    "lab_noise": {},
+    "lab_dark": {},
+    "lab_renderer": {},
+    "lab_cue_conflict": {},
+    "lab_ood_classes": {},
+    "lab_ood_superclass": {},
+    "lab_ood_textures": {},
+    "lab_ood_scenes": {},
+    "lab_ood_noise": {},
+}
+id_set = "lab_id"
+shifted_sets = [
+    "lab_resample",
+    "lab_art",
+    "lab_sketch",
+    "lab_viewpoint",
+    "lab_hard",
+    "lab_noise",
+    "lab_dark",
+    "lab_renderer",
+]
+cue_conflict_set = "lab_cue_conflict"
+factor_set = "lab_factors"
+paired_set = "lab_pairs"
 factors = [
     "pose",
     "background",
@@ -44,21 +71,49 @@ factors = [
     "larger",
 ]
 factor_annotation = "top"
-prompt_sets = ["imagenet_80"]
+prompt_sets = [
+    {"neutral": ["a photo of a {}"]},
+    {"bare": ["{}"]},
+    {
+        "curated": [
+            "a picture of a {}",
+            "an image of a {}",
+            "this is a {}",
+            "a close view of a {}",
+            "there is a {}",
+            "the {}",
+            "one {}",
+            "a small picture of a {}",
+        ]
+    },
+    {"web": ["{} buy online", "new {}", "{} hd stock", "cheap {} sale", "{} jpg", "best {}", "nice {}", "{} shop"]},
+    {"absent": ["we once drew every {} from memory"]},
+]
 class_names = "openai"
+protocol = "tu-2023"
+logit_scale = None
+label_space = "subset"
+crop = "own"
+features = True
 n_bins = 15
 ci_level = 0.95
-n_bootstrap = 1000
+gate_tolerance = 0.5
+admit = []
 line_scale = "probit"
 baseline_group = "standard"
-seed = 0
 device = "auto"
 precision = "float32"
-batch_size = 64
-models_per_pass = 4
-workers = 2
+batch_size = 250
+models_per_pass = 16
+workers = 0
+engine = "local"
+nodes = {}
+keep = "embeddings"
+store = None
 
 # %%
+import pandas as pd
+
 from clipsafe_utils import plots, present, sections
 from clipsafe_utils.study import Study
 
@@ -113,7 +168,7 @@ present.figure(
     what="Effective robustness under shift",
     direction="right of zero is more robust than the baseline",
 )
-shift_means = sections.group_means(study, robustness)
+shift_means = sections.group_means(study, robustness, accuracy, lines, axes)
 for group in sections.CLIP_GROUPS:
     present.findings(
         shift_means, group=group, above="more robust than the baseline line", below="less robust than the baseline line"
@@ -155,8 +210,10 @@ present.results(study, factor_table, "visual_factors")
 factor_accuracy = factor_table[factor_table["metric"] == "accuracy"]
 overall = next(iter(factor_accuracy["test_set"].str.split("/").str[0]), "")
 factor_sets = [f"{overall}/{factor}" for factor in factors]
+robustness_of = {}
 for baseline, name in ((baseline_group, "effective_robustness_factors"), ("rest", "effective_robustness_factors_rest")):
-    robustness, _, _ = sections.robustness(study, factor_accuracy, factor_sets, x_set=overall, baseline=baseline)
+    robustness, lines, axes = sections.robustness(study, factor_accuracy, factor_sets, x_set=overall, baseline=baseline)
+    robustness_of[baseline] = robustness
     is_clip = robustness["model"].map(study.models["group"]).isin(sections.CLIP_GROUPS)
     present.figure(
         study,
@@ -167,12 +224,53 @@ for baseline, name in ((baseline_group, "effective_robustness_factors"), ("rest"
         what=f"Factor-level effective robustness of CLIP models; baseline: {baseline}",
         direction="right of zero is more robust than the baseline",
     )
-    means = sections.group_means(study, robustness)
+    means = sections.group_means(study, robustness, factor_accuracy, lines, axes)
     for group in sections.CLIP_GROUPS:
         present.findings(
             means, group=group, above="more robust than the baseline line", below="less robust than the baseline line"
         )
     present.results(study, robustness, name, wide=True)
+
+# %% [markdown]
+# ## Does the training source move robustness?
+#
+# Pairs of models that differ in their training source alone: same group, architecture, quantity of data, fine-tuning
+# and seed. The mean of their differences in factor-level effective robustness (against the baseline group) is what the
+# source does; its interval covers the pairs.
+
+# %%
+robustness = robustness_of[baseline_group]
+by_source = sections.contrasts(study, robustness, sections.source_pairs(study.models))
+present.figure(
+    study,
+    "effective_robustness_by_source",
+    plots.comparisons,
+    by_source,
+    what="Factor-level effective robustness by training source, matched pairs",
+    direction="right of zero: the first source is more robust",
+    units=("comparison", "pairs"),
+)
+present.contrasts(by_source, above="more robust with the first source", below="more robust with the second")
+present.results(study, by_source, "effective_robustness_by_source")
+
+# %% [markdown]
+# ## How much is the seed?
+#
+# The same recipe trained again with other seeds, mean and interval over seeds: two recipes whose intervals overlap may
+# differ by chance of training alone, however many images they are judged on.
+
+# %%
+over_seeds = sections.seed_means(study, robustness)
+present.figure(
+    study,
+    "effective_robustness_over_seeds",
+    plots.comparisons,
+    over_seeds,
+    what="Factor-level effective robustness over training seeds",
+    direction="right of zero is more robust than the baseline",
+    units=("recipe", "seeds"),
+)
+present.results(study, over_seeds, "effective_robustness_over_seeds")
 
 # %% [markdown]
 # ## The effect of one factor alone
@@ -214,6 +312,17 @@ present.figure(
     direction="1 is pure shape, 0 pure texture",
 )
 present.results(study, cues, "shape_bias")
+
+# %% [markdown]
+# Shape bias by group, then what the training source and fine-tuning change: matched pairs as above, and each
+# fine-tuned CLIP against the zero-shot model it started from.
+
+# %%
+present.group_summary(study, cues)
+pairs = pd.concat([sections.source_pairs(study.models), sections.fine_tuning_pairs(study.models)])
+cue_contrasts = sections.contrasts(study, cues, pairs)
+present.contrasts(cue_contrasts, above="higher", below="lower")
+present.results(study, cue_contrasts, "shape_bias_contrasts")
 
 # %% [markdown]
 # ## Limits

@@ -17,28 +17,82 @@
 # repair that everybody can afford: a single temperature, fitted on in-distribution images.
 
 # %% tags=["parameters"]
-suite = "published"
+suite = "lab"
 outputs = "outputs"
 published = "../shared/published"
 data = "data"
 checkpoints = "checkpoints"
-zoo = "paper"
+zoo = "lab"
 select = {}
-image_sets = {}
-id_set = "imagenet_val"
-shifted_sets = ["imagenet_v2_matched_frequency", "imagenet_a", "imagenet_r", "imagenet_sketch"]
-prompt_sets = ["imagenet_80"]
+image_sets = {
+    "lab_id": {},
+    "lab_factors": {},
+    "lab_pairs": {},
+    "lab_resample": {},
+    "lab_art": {},
+    "lab_sketch": {},
+    "lab_viewpoint": {},
+    "lab_hard": {},
+    "lab_noise": {},
+    "lab_dark": {},
+    "lab_renderer": {},
+    "lab_cue_conflict": {},
+    "lab_ood_classes": {},
+    "lab_ood_superclass": {},
+    "lab_ood_textures": {},
+    "lab_ood_scenes": {},
+    "lab_ood_noise": {},
+}
+id_set = "lab_id"
+shifted_sets = [
+    "lab_resample",
+    "lab_art",
+    "lab_sketch",
+    "lab_viewpoint",
+    "lab_hard",
+    "lab_noise",
+    "lab_dark",
+    "lab_renderer",
+]
+prompt_sets = [
+    {"neutral": ["a photo of a {}"]},
+    {"bare": ["{}"]},
+    {
+        "curated": [
+            "a picture of a {}",
+            "an image of a {}",
+            "this is a {}",
+            "a close view of a {}",
+            "there is a {}",
+            "the {}",
+            "one {}",
+            "a small picture of a {}",
+        ]
+    },
+    {"web": ["{} buy online", "new {}", "{} hd stock", "cheap {} sale", "{} jpg", "best {}", "nice {}", "{} shop"]},
+    {"absent": ["we once drew every {} from memory"]},
+]
 class_names = "openai"
+protocol = "tu-2023"
+logit_scale = None
+label_space = "subset"
+crop = "own"
+features = True
 n_bins = 15
 calibration_fraction = 0.5
 ci_level = 0.95
-n_bootstrap = 1000
+gate_tolerance = 0.5
+admit = []
 seed = 0
 device = "auto"
 precision = "float32"
-batch_size = 64
-models_per_pass = 4
-workers = 2
+batch_size = 250
+models_per_pass = 16
+workers = 0
+engine = "local"
+nodes = {}
+keep = "embeddings"
+store = None
 
 # %%
 from clipsafe_utils import plots, present, sections
@@ -92,7 +146,9 @@ present.figure(
 # %% [markdown]
 # ## Limits
 #
-# ECE sees the top label only and depends on its bins; its bootstrap interval inherits the estimator's upward bias.
+# ECE sees the top label only and depends on its bins. Its estimate adds up absolute gaps, so noise alone makes it
+# larger, the more the fewer the images; its interval is one of the error that the model has with these bins, with the
+# noise removed, and a model that may be calibrated has an interval down to 0. The value can lie above its own interval.
 # Published predictions carry the top-1 probability alone, so neither NLL nor a temperature can be computed from them.
 #
 # ## References

@@ -18,28 +18,74 @@
 # same image embeddings, so every difference is paired.
 
 # %% tags=["parameters"]
-suite = "published"
+suite = "lab"
 outputs = "outputs"
 published = "../shared/published"
 data = "data"
 checkpoints = "checkpoints"
-zoo = "paper"
+zoo = "lab"
 select = {}
-image_sets = {}
-id_set = "imagenet_val"
-ood_sets = []
-prompt_sets = ["imagenet_80"]
+image_sets = {
+    "lab_id": {},
+    "lab_factors": {},
+    "lab_pairs": {},
+    "lab_resample": {},
+    "lab_art": {},
+    "lab_sketch": {},
+    "lab_viewpoint": {},
+    "lab_hard": {},
+    "lab_noise": {},
+    "lab_dark": {},
+    "lab_renderer": {},
+    "lab_cue_conflict": {},
+    "lab_ood_classes": {},
+    "lab_ood_superclass": {},
+    "lab_ood_textures": {},
+    "lab_ood_scenes": {},
+    "lab_ood_noise": {},
+}
+id_set = "lab_id"
+ood_sets = ["lab_ood_classes", "lab_ood_superclass", "lab_ood_textures", "lab_ood_scenes", "lab_ood_noise"]
+prompt_sets = [
+    {"neutral": ["a photo of a {}"]},
+    {"bare": ["{}"]},
+    {
+        "curated": [
+            "a picture of a {}",
+            "an image of a {}",
+            "this is a {}",
+            "a close view of a {}",
+            "there is a {}",
+            "the {}",
+            "one {}",
+            "a small picture of a {}",
+        ]
+    },
+    {"web": ["{} buy online", "new {}", "{} hd stock", "cheap {} sale", "{} jpg", "best {}", "nice {}", "{} shop"]},
+    {"absent": ["we once drew every {} from memory"]},
+]
 class_names = "openai"
-ood_scores = ["msp", "max_logit", "energy"]
+protocol = "tu-2023"
+logit_scale = None
+label_space = "subset"
+crop = "own"
+features = True
+ood_scores = ["msp", "mcm", "max_logit", "energy", "gen", "neg_label", "knn", "mahalanobis", "rmd", "vim"]
 n_bins = 15
+calibration_fraction = 0.5
 ci_level = 0.95
-n_bootstrap = 1000
+gate_tolerance = 0.5
+admit = []
 seed = 0
 device = "auto"
 precision = "float32"
-batch_size = 64
-models_per_pass = 4
-workers = 2
+batch_size = 250
+models_per_pass = 16
+workers = 0
+engine = "local"
+nodes = {}
+keep = "embeddings"
+store = None
 
 # %%
 from clipsafe_utils import plots, present, sections
@@ -57,7 +103,7 @@ present.prompt_sets(study)
 # %% [markdown]
 # ## What changes
 #
-# Differences to the first prompt set, with paired bootstrap intervals over images.
+# Differences to the first prompt set, with intervals for the same images.
 
 # %%
 effects = sections.prompt_effects(study)

@@ -268,8 +268,8 @@ def test_empty_missing_and_mislaid_roots(partial, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     refused("imagenet_r", tmp_path / "empty", partial=partial, match="found 0 images.*Give the folder")
     refused("imagenet_r", tmp_path / "none/at/all", partial=partial, match=f"does not exist .*{tmp_path}\\)")
-    (tmp_path / "imagenet-r.tar").touch()
-    refused("imagenet_r", tmp_path / "imagenet-r.tar", partial=partial, match="is a file.*unpack")
+    (tmp_path / "imagenet-r.zip").touch()
+    refused("imagenet_r", tmp_path / "imagenet-r.zip", partial=partial, match="is a file.*unpack")
     deep = write(tmp_path / "data", f"imagenet-r/{imagenet_wnids('r')[0]}/a.jpg").resolve()
     refused(
         "imagenet_r", deep, partial=partial, match=f"unexpected folders imagenet-r, no class folder.*{deep}/imagenet-r"

@@ -349,3 +349,30 @@ def test_a_changed_checkpoint_is_never_met_by_a_stale_unit(tmp_path):
     save_file({k: v * 1.5 for k, v in load_file(spec.checkpoint).items()}, spec.checkpoint)
     after = evaluate([spec], [images], store, **QUIET)["tiny", "noise"].array
     assert len(store) == 2 and np.abs(before - after).max() > 1e-3
+
+
+def test_units_of_one_pass_share_its_time(tmp_path):
+    class Slower(Means):
+        def encode_images(self, pixels):
+            time.sleep(0.1)
+            return super().encode_images(pixels)
+
+    started = time.perf_counter()
+    units = evaluate([Means(), Slower("slow", 2.0)], [noise_images(tmp_path / "noise", 12)], Store(tmp_path), **QUIET)
+    elapsed = time.perf_counter() - started
+    quick, slow = (units[name, "noise"].record["seconds"] for name in ("means", "slow"))
+    assert slow - quick > 0.2 and 0 < quick + slow < elapsed
+
+
+def test_a_cpu_takes_a_batch_in_portions(tmp_path, monkeypatch):
+    images = noise_images(tmp_path / "noise", 7)
+    sizes = {}
+    for name, at_once in (("whole", 100), ("two", 2), ("less than one", 0.5)):
+        monkeypatch.setattr("clipsafe_utils.inference._CACHED", int(at_once * 3 * 4 * 4))
+        model = Means(log=tmp_path / name)
+        unit = evaluate([model], [images], Store(tmp_path / f"store {name}"), **QUIET)["means", "noise"]
+        sizes[name] = [int(line.split()[1]) for line in model.log.read_text().splitlines()]
+        whole = model.encode_images(torch.stack([model.transform(images.image(i)) for i in range(7)]))
+        np.testing.assert_allclose(unit.array, whole, rtol=1e-6)
+        assert unit.images["image_id"].tolist() == list(images.image_ids)
+    assert sizes == {"whole": [4, 3], "two": [2, 2, 2, 1], "less than one": [1] * 7}

@@ -493,6 +493,7 @@ TABLE = {
     "brier_decomposition": Listed("labelled", -2, 2, LOGITS),
     "fit_temperature": Listed("labelled", 0, np.inf, LOGITS),
     "ood_score": Listed("logits", 0, 1, ("shift",), rows=True, options=("msp",)),
+    "negative_label_score": Listed("negatives", 0, 1, (), rows=True),
     "auroc": Listed("scores", 0, 1, SCORES),
     "fpr_ood_at_tpr_id95": Listed("scores", 0, 1, SCORES),
     "fpr_id_at_tpr_ood95": Listed("scores", 0, 1, SCORES),
@@ -512,6 +513,7 @@ def inputs(kind, rng):
     return {
         "logits": lambda: (logits,),
         "labelled": lambda: (logits, labels),
+        "negatives": lambda: (logits, rng.normal(size=(300, 4))),
         "confidence": lambda: (rng.beta(5, 2, 300).round(2), rng.random(300) < 0.7),
         "scores": lambda: (rng.normal(0, 1, 300).round(1), rng.normal(1, 1, 200).round(1)),
         "factors": lambda: (rng.random(300) < 0.7, {"pose": rng.random(300) < 0.5, "color": rng.random(300) < 0.1}),
@@ -559,7 +561,7 @@ def flat(result):
 
 def test_every_public_metric_is_in_the_table():
     public = {name for name in metrics.__all__ if inspect.isfunction(getattr(metrics, name))}
-    assert public == set(TABLE)
+    assert public == set(TABLE) | {"fit_ood_score", "is_fitted", "mine_negatives"}, "these: tests/test_ood_scores.py"
     assert all(hasattr(metrics, name) for name in metrics.__all__)
 
 
@@ -702,7 +704,8 @@ TWO = np.array([[1.0, 0.0], [0.0, 1.0]])
         ),
         (
             lambda: metrics.ood_score(TWO, "mps"),
-            "unknown OOD score 'mps'; did you mean 'msp'? valid: energy, energy_t<temperature>, max_logit, mcm, msp.",
+            "unknown OOD score 'mps'; did you mean 'msp'? valid: energy, energy_t<temperature>, gen, max_logit, mcm, "
+            "msp.",
         ),
         (lambda: metrics.ood_score(TWO, "energy_t0"), "temperature must be positive and finite; got 0.0."),
         (

@@ -533,8 +533,11 @@ def test_hub_files_of_unknown_layout_are_refused(tmp_path, resnet):
     assert str(error.value) == (
         f"{tmp_path / id}.pth holds several networks; save the one to evaluate, with its head, to a file."
     )
-    with pytest.raises(ClipsafeError, match=r"^unknown contrastive architecture of the hub 'dinov2-small'; valid: "):
-        _ = load_model("dinov2-small-1layer", device="cpu").preprocessing
+    other = ModelSpec("x", "contrastive", "hf_hub", "dinov2-tiny", "someone/x:x.bin")
+    with pytest.raises(
+        ClipsafeError, match=r"^unknown contrastive architecture of the hub 'dinov2-tiny'; did you mean"
+    ):
+        _ = load_model(other, device="cpu").preprocessing
 
 
 def test_the_metrics_need_no_torch():

@@ -2,11 +2,21 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from clipsafe_utils.errors import ClipsafeError
-from clipsafe_utils.params import OOD_SCORES, PROMPT_SETS, ROOT, Parameters, load_parameters, parameters_from, resolve
+from clipsafe_utils.params import (
+    FITTED_SCORES,
+    OOD_SCORES,
+    PROMPT_SETS,
+    ROOT,
+    Parameters,
+    load_parameters,
+    parameters_from,
+    resolve,
+)
 
 SUITES = sorted((ROOT / "params").glob("*.yaml"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
@@ -132,12 +142,17 @@ def test_namespace_holds_other_names_too():
 
 
 def test_fixed_names_are_those_of_the_modules():
-    from clipsafe_utils.metrics import ood_score
+    from clipsafe_utils.metrics import fit_ood_score, is_fitted, ood_score
     from clipsafe_utils.prompts import template_sets
 
     assert set(PROMPT_SETS) == set(template_sets())
-    for name in (*OOD_SCORES, "energy_t2"):
+    assert {name for name in (*OOD_SCORES, "knn_k5") if is_fitted(name)} == {*FITTED_SCORES, "knn_k5"}
+    for name in {*OOD_SCORES, "energy_t2"} - {*FITTED_SCORES, "neg_label"}:
         assert ood_score([[0.1, 0.2]], name).shape == (1,)
+    bank = {"labels": [0] * 20, "logits": np.ones((20, 1)), "weights": np.eye(2)}
+    features = np.random.default_rng(0).normal(size=(20, 2))
+    for name in (*FITTED_SCORES, "knn_k5"):
+        assert fit_ood_score(name, features, **bank)(features[:3], np.ones((3, 1))).shape == (3,)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -152,7 +167,7 @@ def test_notebook_run_by_hand_is_the_default_suite(path):
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_papermill_and_report_run_the_same_suite(path):
-    """papermill lays a file over the cells' values, the report over the schema's: the file must decide all that differ."""
+    """papermill lays a file over the cells, the report over the schema: the file decides where these differ."""
     from clipsafe_utils.report import declared_parameters, read_notebook
 
     given, suite = yaml.safe_load(path.read_text()), load_parameters(path)

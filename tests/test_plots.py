@@ -136,7 +136,7 @@ def test_accuracy_on_accuracy_draws_every_model(n, scale):
     assert "y = x" in entries(ax)
     assert all(label.get_text().replace(".", "").isdigit() for label in ax.get_xticklabels())
     if line:
-        assert {f"Line: 9 models, {scale} axes", "95% bootstrap band"} <= set(entries(ax))
+        assert {f"Line: 9 models, {scale} axes", "95% band of the line"} <= set(entries(ax))
         curve = next(drawn for drawn in ax.lines if "9 models" in str(drawn.get_label()))
         np.testing.assert_allclose(curve.get_ydata(), line.predict(curve.get_xdata()))
         assert "above the line: more robust than the baseline" in texts(ax)

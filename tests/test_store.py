@@ -4,8 +4,10 @@ import errno
 import multiprocessing
 import os
 import subprocess
+import sys
 import time
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -228,3 +230,133 @@ def test_a_lock_excludes_others_and_dies_with_its_process(tmp_path):
     with Store(tmp_path).lock("k", waiting):
         assert waited == [True]
     process.join()
+
+
+# -- behind an URL -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """URL of an empty store, and the file system behind it; each call of `machine` forgets what was copied here."""
+    monkeypatch.setenv("CLIPSAFE_CACHE", str(tmp_path / "cache"))
+    system = fsspec.filesystem("memory")
+    system.rm("/bucket", recursive=True) if system.exists("/bucket") else None
+    return "memory://bucket/store", system
+
+
+def another_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSAFE_CACHE", str(tmp_path / f"cache-{os.urandom(4).hex()}"))
+
+
+def test_an_url_holds_what_a_folder_holds(bucket, tmp_path, monkeypatch):
+    url, _ = bucket
+    rows, images = put(Store(url), failed=[{"image_id": "x.png", "error": "truncated"}])
+    put(Store(url), "k2", n=0, model="b")
+    assert Store(url).head({"names": "a"}, lambda: {"weights": np.eye(2)})["weights"].shape == (2, 2)
+    another_machine(tmp_path, monkeypatch)
+    store = Store(url)
+    assert repr(store) == f"Store('{url}', 2 units)" and "k1" in store and "k3" not in store
+    unit = store.load("k1")
+    assert not (unit.path / "array.safetensors").exists(), "nothing is fetched before it is asked for"
+    assert unit.failed[0]["image_id"] == "x.png" and store.frame()["n"].tolist() == [5, 0]
+    assert not (unit.path / "array.safetensors").exists()
+    assert isinstance(unit.array, np.memmap)
+    np.testing.assert_array_equal(unit.array, rows)
+    pd.testing.assert_frame_equal(unit.images, images, check_dtype=False)
+    assert store.query("select key, count(*) n from images group by key").to_dict("list") == {"key": ["k1"], "n": [5]}
+    np.testing.assert_array_equal(store.head({"names": "a"}, None)["weights"], np.eye(2))
+    assert store.verify().empty and list((store.path / "tmp").iterdir()) == []
+    with pytest.raises(ClipsafeError, match=rf"^no unit 'k3' in {url}; 2 are there"):
+        store.load("k3")
+
+
+@pytest.mark.parametrize("uploads", [0, 1, 2])
+def test_an_upload_that_breaks_off_leaves_no_unit(bucket, tmp_path, monkeypatch, uploads):
+    url, system = bucket
+    done, put_file = [], type(system).put_file
+
+    def break_off(self, *arguments, **options):
+        if len(done) == uploads:
+            raise TimeoutError("the line is dead")
+        done.append(arguments)
+        return put_file(self, *arguments, **options)
+
+    monkeypatch.setattr(type(system), "put_file", break_off)
+    store = Store(url)
+    with pytest.raises(ClipsafeError) as error:
+        put(store)
+    assert str(error.value).startswith(f"the store {url} cannot be used: the line is dead. What is finished is kept: ")
+    monkeypatch.undo()
+    another_machine(tmp_path, monkeypatch)
+    assert len(system.find("/bucket")) == uploads and "k1" not in store and store.keys() == [] and len(Store(url)) == 0
+    rows, _ = put(Store(url))
+    another_machine(tmp_path, monkeypatch)
+    np.testing.assert_array_equal(Store(url).load("k1").array, rows)
+    assert Store(url).verify().empty
+
+
+def test_two_machines_that_write_one_unit_leave_a_whole_one(bucket, tmp_path, monkeypatch):
+    """Their bits may differ in the last place: data and record must still be of the same hand."""
+    url, _ = bucket
+    put(Store(url), n=5)
+    first = Store(url).load("k1")
+    another_machine(tmp_path, monkeypatch)
+    put(Store(url), n=4)
+    assert len(first.array) == 5 and len(Store(url).load("k1").array) == 4, "what was begun is read to its end"
+    another_machine(tmp_path, monkeypatch)
+    assert Store(url).load("k1").array.shape == (4, 3) and Store(url).verify().empty
+
+
+def test_damage_behind_an_url_is_found(bucket, tmp_path, monkeypatch):
+    url, system = bucket
+    for key in ("cut", "gone", "good"):
+        put(Store(url), key, n=len(key))
+    for path in system.find("/bucket"):
+        if "/cut/" in path and path.endswith("parquet"):
+            system.pipe_file(path, system.cat_file(path)[:-3])
+        if "/gone/" in path and path.endswith("safetensors"):
+            system.rm_file(path)
+    another_machine(tmp_path, monkeypatch)
+    assert Store(url).verify()["key"].tolist() == ["cut", "gone"]
+    with pytest.raises(ClipsafeError, match=r"^unit gone is damaged: "):
+        _ = Store(url).load("gone").array
+
+
+@pytest.mark.parametrize(("url", "reason"), [("s33://b/x", "Protocol not known: s33"), ("s3://b/x", "Install s3fs")])
+def test_an_url_that_nothing_opens_is_one_line(url, reason, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ClipsafeError) as error:
+        Store(url)
+    assert str(error.value).startswith(f"the store {url} cannot be used: {reason}") and "\n" not in str(error.value)
+
+
+def test_a_file_url_is_a_folder(tmp_path):
+    put(Store(f"file://{tmp_path}/store"))
+    assert Store(tmp_path / "store").keys() == ["k1"]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_answers_take_the_place_of_an_array(remote, bucket, tmp_path, monkeypatch):
+    place = bucket[0] if remote else tmp_path / "store"
+    store = Store(place)
+    _, images = put(store, failed=[{"image_id": "x.png", "error": "truncated"}])
+    store.keep_answers(store.load("k1"), {"a": np.arange(5), "b": (np.array(0.1), np.array([True]))})
+    another_machine(tmp_path, monkeypatch)
+    store = Store(place)
+    assert store.keys() == ["k1-answers"] and "k1" not in store and store.verify().empty
+    unit = store.load("k1-answers")
+    assert unit.key == "k1" and not unit.has_array and unit.failed[0]["image_id"] == "x.png"
+    pd.testing.assert_frame_equal(unit.images, images, check_dtype=False)
+    assert unit.answer("a").tolist() == [0, 1, 2, 3, 4] and unit.answer("c") is None
+    number, flags = unit.answer("b")
+    assert number.shape == () and number == 0.1 and flags.tolist() == [True]
+    rows, _ = put(store)  # a later question needs the outputs again
+    np.testing.assert_array_equal(store.load("k1").array, rows)
+    store.keep_answers(store.load("k1"), {"c": np.zeros(2)})
+    assert store.keys() == ["k1-answers"] and store.frame()["bytes"].between(1, 1000).all()
+    another_machine(tmp_path, monkeypatch)
+    unit = Store(place).load("k1-answers")
+    assert unit.answer("a").tolist() == [0, 1, 2, 3, 4] and unit.answer("c").tolist() == [0, 0]
+    if remote:
+        names = [path.rpartition("/")[2].partition(".")[2] for path in bucket[1].find("/bucket/store/units")]
+        assert "array.safetensors" not in names, "and the bucket pays for no array"

@@ -17,6 +17,7 @@ from clipsafe_utils import sections
 from clipsafe_utils.content import file_digest
 from clipsafe_utils.datasets import FACTORS, ImageSet, imagenet_space, imagenet_wnids, load_factor_annotations
 from clipsafe_utils.errors import ClipsafeError
+from clipsafe_utils.intervals import paired_accuracy_interval
 from clipsafe_utils.metrics import (
     SIXTEEN_CLASSES,
     confidence_and_correct,
@@ -28,7 +29,7 @@ from clipsafe_utils.metrics import (
 )
 from clipsafe_utils.models import Model
 from clipsafe_utils.params import Parameters, load_parameters
-from clipsafe_utils.statistics import bootstrap_ci, effective_robustness_interval, fit_accuracy_line, split_mask
+from clipsafe_utils.statistics import effective_robustness_interval, fit_accuracy_line, mean_interval, split_mask
 from clipsafe_utils.study import Study
 from clipsafe_utils.zoo import ModelSpec
 
@@ -264,7 +265,8 @@ def test_paired_effects_compare_the_same_images(study, data):
         difference = right[factor] - right["none"]
         effect = value(found, model=LITE, test_set=f"pairs/{factor}", metric="paired_effect")
         assert (effect.value, effect.n) == (pytest.approx(difference.mean()), 8)
-        assert effect.ci_high - effect.ci_low == pytest.approx(2 * 1.96 * difference.std(ddof=1) / 8**0.5, rel=1e-4)
+        interval = paired_accuracy_interval(right[factor], right["none"])
+        assert (effect.ci_low, effect.ci_high) == pytest.approx((interval.low, interval.high))
     assert right["background"].mean() < right["none"].mean(), "upside down is harder"
     assert sections.paired_effects(study).empty and study.missing["image pairs"].endswith("photographs do not.")
 
@@ -329,7 +331,7 @@ def test_robustness_is_the_distance_from_a_line_over_the_baseline(published, bas
     )
     line = fit_accuracy_line(X[fitted], Y[fitted], scale)
     assert axes == {"imagenet_sketch": "imagenet_val"} and lines["imagenet_sketch"].n == len(fitted)
-    interval = effective_robustness_interval(X, Y, 400, line, n_bootstrap=30)
+    interval = effective_robustness_interval(X, Y, 400, line, n_reference=400)
     assert rows["model"].tolist() == list(MODELS.index)
     np.testing.assert_allclose(rows["value"], Y - line.predict(X))
     np.testing.assert_allclose(rows[["ci_low", "ci_high"]], np.stack([interval.low, interval.high], axis=1))
@@ -375,8 +377,17 @@ def test_group_means_have_an_interval_from_three_models_on(published):
     means = sections.group_means(published, rows).set_index("group")
     standard = rows["value"][:5]
     assert means.loc["standard", "mean"] == pytest.approx(standard.mean()) and means.loc["standard", "n_models"] == 5
-    assert standard.min() <= means.loc["standard", "low"] < means.loc["standard", "high"] <= standard.max()
+    assert tuple(means.loc["standard", ["low", "high"]]) == pytest.approx(mean_interval(standard)[1:3])
     assert means.loc["zero_shot_clip"].isna()[["low", "high"]].all()
+
+
+def test_group_means_hold_the_error_of_the_line(published):
+    table = accuracies(imagenet_val=X, imagenet_r=Y)
+    rows, lines, axes = sections.robustness(published, table, ["imagenet_r"], x_set="imagenet_val")
+    mean = sections.group_means(published, rows, table, lines, axes).set_index("group").loc["standard"]
+    models, band = mean_interval(rows["value"][:5]), lines["imagenet_r"].band(X[:5].mean())
+    assert mean["mean"] - mean["low"] == pytest.approx(np.hypot(models.value - models.low, band.high - band.value))
+    assert mean["high"] - mean["mean"] == pytest.approx(np.hypot(models.high - models.value, band.value - band.low))
 
 
 # -- detection ---------------------------------------------------------------------------------------------------------
@@ -538,8 +549,7 @@ def test_prompt_sets_are_compared_on_the_same_images(own):
             expected_calibration_error(confidence, correct), abs=1e-5
         )
     assert (scored["mine"][1] != scored["name_only"][1]).any(), "the sets differ somewhere"
-    gain = scored["name_only"][1].astype(float) - scored["mine"][1]
-    paired = bootstrap_ci(np.mean, gain, n_bootstrap=20)
+    paired = paired_accuracy_interval(scored["name_only"][1], scored["mine"][1])
     found = value(effects, metric="accuracy_difference")
     assert found.protocol == "prompts name_only"
     assert (found.value, found.ci_low, found.ci_high) == pytest.approx((paired.value, paired.low, paired.high))

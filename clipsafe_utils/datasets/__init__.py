@@ -48,7 +48,8 @@ class KnownSet:
     """What is known of a test set before looking at the disk; a row of image_sets.yaml.
 
     `images`, `classes` and `anchors` are the counts of a complete copy (None: not checked); `tree` shows the layout
-    expected below the root; `source` says where the set comes from, `licence` on what terms.
+    expected below the root; `source` says where the set comes from, `licence` on what terms, `get` how its archive (of
+    `gigabytes`, None: unknown) becomes the tree.
     """
 
     name: str
@@ -64,6 +65,8 @@ class KnownSet:
     border: int = 0
     licence: str = ""
     source: str = ""
+    get: str = ""
+    gigabytes: float | None = None
 
 
 @functools.cache
@@ -97,7 +100,8 @@ def load_images(name, root, *, partial=False, labels=None, kind=None, is_ood=Non
     name : str
         A known set (`image_set_names()`); any name if `kind` is given; "lab_..." for a set of the laboratory.
     root : path
-        Folder that the set's `tree` describes. Links are followed, hidden files ignored.
+        Folder that the set's `tree` describes. Links are followed, hidden files ignored. Or a tar file, or a folder of
+        tar files (WebDataset shards), that hold such a folder: see `clipsafe_utils.datasets.shards`.
     partial : bool, default False
         Admit a sample: fewer images or classes than the complete set, empty class folders. Folders that are no class
         of the set are refused all the same.
@@ -124,7 +128,7 @@ def load_images(name, root, *, partial=False, labels=None, kind=None, is_ood=Non
     if name.startswith("lab_") and kind is None:  # the laboratory renders its images, so there is no folder
         return import_module("clipsafe_utils.lab").load_lab_images(name)
     spec = _spec(name, kind)
-    root = existing_folder(root)
+    root = existing_folder(root, imagenet_wnids() if spec.layout == "wnid" and spec.space == "imagenet1k" else None)
     if is_ood is None:
         is_ood = spec.is_ood and labels is None
     if labels is not None and (is_ood or spec.layout not in ("wnid", "flat", "folder")):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from clipsafe_utils.datasets.shards import ShardPath
 from clipsafe_utils.datasets.spaces import LabelSpace
 from clipsafe_utils.errors import ClipsafeError
 
@@ -20,8 +21,8 @@ class ImageSet:
     ----------
     name : str
         Name in tables and figures.
-    root : Path
-        Folder of the images.
+    root : Path or ShardPath
+        Folder of the images, or the shards that hold them.
     image_ids : tuple of str
         Posix paths below `root`, unique, in the order of the classes and then of the names.
     labels : int64 array (n,)
@@ -49,7 +50,7 @@ class ImageSet:
     protocol: str = ""
 
     def __post_init__(self):
-        object.__setattr__(self, "root", Path(self.root))
+        object.__setattr__(self, "root", self.root if isinstance(self.root, ShardPath) else Path(self.root))
         object.__setattr__(self, "image_ids", tuple(self.image_ids))
         object.__setattr__(self, "labels", np.array(self.labels, dtype=np.int64))
         n = len(self.image_ids)
@@ -88,7 +89,7 @@ class ImageSet:
         """
         path = self.root / self.image_ids[i]
         try:
-            with Image.open(path) as image:
+            with path.open("rb") as file, Image.open(file) as image:
                 if image.mode == "P":  # PIL warns about transparency that the conversion drops anyway
                     image.info.pop("transparency", None)
                 image = image.convert("RGB")
@@ -113,7 +114,7 @@ class ImageSet:
         for image_id, label in zip(self.image_ids, self.labels, strict=True):
             path = self.root / image_id
             try:
-                size = path.stat().st_size
+                size = path.size if isinstance(path, ShardPath) else path.stat().st_size
                 content = hashlib.sha256(path.read_bytes()).hexdigest() if deep else ""
             except OSError:
                 size, content = -1, ""

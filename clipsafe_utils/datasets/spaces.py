@@ -80,6 +80,24 @@ class LabelSpace:
         logits = np.asarray(logits)[:, columns]
         return logits if len(columns) == len(self.members) else np.maximum.reduceat(logits, starts, axis=1)
 
+    def widened(self, whole):
+        """These classes, and behind them those of a larger space that share no output with them.
+
+        Labels stay what they were; an image can now be mistaken for a class that its set does not have.
+        """
+        taken = {output for members in self.members or () for output in members}
+        rest = [k for k, members in enumerate(whole.members or ()) if taken.isdisjoint(members)]
+        if self.members is None or not rest:
+            return self
+        names = (*self.names, *(whole.names[k] for k in rest))
+        return LabelSpace(self.outputs, names, (*self.members, *(whole.members[k] for k in rest)))
+
+    def by_name(self):
+        """The classes as prompts alone know them, where the set names them in words; else the space itself."""
+        if self.outputs != "imagenet1k" or set(self.names) <= set(imagenet_wnids()):
+            return self
+        return LabelSpace("", tuple(name.lower() for name in self.names))
+
 
 NO_CLASSES = LabelSpace("", ())
 """Of out-of-distribution sets: they have no classes of their own, scores use the space of the in-distribution set."""

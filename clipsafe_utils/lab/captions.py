@@ -111,6 +111,20 @@ def captions(world, source, index):
     return lines
 
 
+def other_words():
+    """Words that captions of training images hold and that name no class of the benchmark, nor a synonym of one.
+
+    The classes that the models never meet are left out: their names would give the answer away.
+
+    Returns
+    -------
+    tuple of str
+    """
+    extra = [CLASS_NAMES[c] for c in CLASSES["more"] if c not in CLASSES["benchmark"]]
+    synonyms = [SYNONYMS[name] for name in extra]
+    return (*extra, *synonyms, *surfaces.COLORS, *surfaces.PATTERNS, *surfaces.MATERIALS, *surfaces.SCENES, *JUNK)
+
+
 def words():
     """All words that a caption can hold, sorted."""
     text = [NEUTRAL, *FRAMES, *JUNK, *SYNONYMS.values(), *CLASS_NAMES, *SUPERCLASS_NAMES, *surfaces.COLORS]

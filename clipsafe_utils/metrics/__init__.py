@@ -33,6 +33,7 @@ from clipsafe_utils.metrics.ood import (
     ood_detection,
     ood_score,
 )
+from clipsafe_utils.metrics.ood_features import fit_ood_score, is_fitted, mine_negatives, negative_label_score
 
 __all__ = [
     "SIXTEEN_CLASSES",
@@ -52,9 +53,13 @@ __all__ = [
     "error_ratio",
     "expected_calibration_error",
     "factor_accuracy",
+    "fit_ood_score",
     "fit_temperature",
     "fpr_id_at_tpr_ood95",
     "fpr_ood_at_tpr_id95",
+    "is_fitted",
+    "mine_negatives",
+    "negative_label_score",
     "negative_log_likelihood",
     "ood_detection",
     "ood_score",

@@ -128,7 +128,7 @@ def expected_calibration_error(confidence, correct, *, n_bins=15):
     See Also
     --------
     reliability_curve : the per-bin numbers behind this value.
-    clipsafe_utils.statistics.bootstrap_ci : the interval to report with it.
+    clipsafe_utils.intervals.ece_interval : the interval to report with it.
 
     References
     ----------

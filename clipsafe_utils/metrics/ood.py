@@ -7,6 +7,9 @@ import numpy as np
 from clipsafe_utils.errors import ClipsafeError, unknown
 from clipsafe_utils.metrics.calibration import shifted_rows
 
+GEN_GAMMA, GEN_CLASSES = 0.1, 100
+"""Exponent and number of classes of the score "gen"; the values of its authors for ImageNet."""
+
 
 class OodDetection(NamedTuple):
     """All detection metrics of one pair of score samples; fractions in [0, 1]."""
@@ -32,7 +35,8 @@ def ood_score(logits, method):
         - "max_logit": minus the largest logit;
         - "energy": minus logsumexp of the logits, temperature 1; "energy_t0.01" names another temperature T and gives
           -T logsumexp(logits / T);
-        - "mcm": 1 - largest softmax probability of cosines at temperature 1.
+        - "mcm": 1 - largest softmax probability of cosines at temperature 1;
+        - "gen": generalised entropy, the sum of (p (1 - p)) ** 0.1 over the 100 largest softmax probabilities p.
 
     Returns
     -------
@@ -47,7 +51,7 @@ def ood_score(logits, method):
     References
     ----------
     msp: Hendrycks, Gimpel. ICLR 2017.  max_logit: Hendrycks et al. ICML 2022.  energy: Liu et al. NeurIPS 2020.
-    mcm: Ming et al. NeurIPS 2022.
+    mcm: Ming et al. NeurIPS 2022.  gen: Liu, Lochman, Zach. CVPR 2023 (gamma = 0.1, M = 100).
     """
     temperature = _energy_temperature(method)
     scores = []
@@ -64,8 +68,21 @@ def ood_score(logits, method):
         np.exp(z, out=z)
         np.put_along_axis(z, top[:, None], 0, axis=1)
         rest = z.sum(axis=1).astype(np.float64)  # all but the largest: 1 - p keeps its digits where p rounds to 1
+        if method == "gen":
+            scores.append(_generalised_entropy(z, rest))
+            continue
         scores.append(rest / (1 + rest) if temperature is None else -(peak + temperature * np.log1p(rest)))
     return np.concatenate(scores)
+
+
+def _generalised_entropy(exponentials, rest):
+    """From exp(logit - largest), the largest one's set to 0, and their sum."""
+    others = exponentials.astype(np.float64)
+    if others.shape[1] > GEN_CLASSES:
+        others = np.partition(others, -GEN_CLASSES, axis=1)[:, 1 - GEN_CLASSES :]
+    p = others / (1 + rest[:, None])
+    top = rest / (1 + rest) ** 2  # p (1 - p) of the largest
+    return ((p * (1 - p)) ** GEN_GAMMA).sum(axis=1) + top**GEN_GAMMA
 
 
 def auroc(id_scores, ood_scores):
@@ -173,7 +190,7 @@ def ood_detection(id_scores, ood_scores):
 
 def _energy_temperature(method):
     """Temperature in the name of an energy score, None for the other methods."""
-    if method in ("msp", "max_logit", "mcm"):
+    if method in ("msp", "max_logit", "mcm", "gen"):
         return None
     if method == "energy":
         return 1.0
@@ -182,7 +199,7 @@ def _energy_temperature(method):
             return float(method.removeprefix("energy_t"))
     except ValueError:
         pass
-    raise unknown("OOD score", method, ["msp", "max_logit", "energy", "energy_t<temperature>", "mcm"])
+    raise unknown("OOD score", method, ["msp", "max_logit", "energy", "energy_t<temperature>", "mcm", "gen"])
 
 
 def _sorted(id_scores, ood_scores):

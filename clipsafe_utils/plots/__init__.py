@@ -9,7 +9,16 @@ known group are a `ClipsafeError`.
 
 from clipsafe_utils.plots.base import FEW, GROUP_STYLE, METRICS, caption, legend, metric_style, set_style
 from clipsafe_utils.plots.calibration import calibration_before_after, reliability_diagram
-from clipsafe_utils.plots.ood import against_id_accuracy, ood_detection, score_distributions
+from clipsafe_utils.plots.comparisons import comparisons
+from clipsafe_utils.plots.ood import (
+    accuracy_correlations,
+    against_id_accuracy,
+    fine_tuning_paths,
+    ood_detection,
+    score_distributions,
+    score_gains,
+    scores_by_group,
+)
 from clipsafe_utils.plots.prompts import prompt_effects
 from clipsafe_utils.plots.robustness import (
     accuracy_on_accuracy,
@@ -23,12 +32,15 @@ __all__ = [
     "FEW",
     "GROUP_STYLE",
     "METRICS",
+    "accuracy_correlations",
     "accuracy_on_accuracy",
     "against_id_accuracy",
     "calibration_before_after",
     "caption",
+    "comparisons",
     "effective_robustness",
     "error_ratios",
+    "fine_tuning_paths",
     "legend",
     "metric_style",
     "ood_detection",
@@ -36,6 +48,8 @@ __all__ = [
     "prompt_effects",
     "reliability_diagram",
     "score_distributions",
+    "score_gains",
+    "scores_by_group",
     "set_style",
     "shape_bias",
 ]

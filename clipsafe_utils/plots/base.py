@@ -46,6 +46,7 @@ class Metric(NamedTuple):
 METRICS = {
     "accuracy": Metric("Accuracy", "higher is better"),
     "auroc": Metric("AUROC", "higher is better", percent=False, chance=0.5),
+    "auroc_gain": Metric("AUROC minus that of the main score", "above 0 is better", percent=False),
     "aupr_in": Metric("AUPR, ID positive", "higher is better", percent=False),
     "aupr_out": Metric("AUPR, OOD positive", "higher is better", percent=False),
     "fpr_ood_at_tpr_id95": Metric("FPR: OOD accepted where 95% of ID is", "lower is better", chance=0.95),
@@ -53,6 +54,10 @@ METRICS = {
     "ece": Metric("ECE", "lower is better"),
     "nll": Metric("NLL in nats", "lower is better", percent=False),
     "brier": Metric("Brier score", "lower is better", percent=False),
+    "effective_robustness": Metric("Effective robustness", "above 0 is more robust than the baseline"),
+    "paired_effect": Metric("Effect of the factor on accuracy", "below 0 is a loss of accuracy"),
+    "shape_bias": Metric("Shape bias", "1 is pure shape, 0 pure texture", percent=False),
+    "share_decided": Metric("Share decided by a cue", "of all images"),
     "overconfidence": Metric("Confidence minus accuracy", "above 0 is overconfident"),
 }
 """Metric -> its style; a metric that is not here is written as it is named."""
@@ -90,7 +95,7 @@ def legend(target, handles):
     return target.legend(handles=handles, ncols=columns, columnspacing=1.2, handletextpad=0.5, **place)
 
 
-def caption(rows, *, what, direction, models=None):
+def caption(rows, *, what, direction, models=None, units=("model", "images")):
     """Say in two sentences what a figure shows.
 
     Parameters
@@ -103,6 +108,8 @@ def caption(rows, *, what, direction, models=None):
         Such as "higher is better" (`metric_style(metric).direction`); may be empty.
     models : DataFrame, optional
         Counts the models by group.
+    units : (str, str)
+        What `model` names, and what n counts.
 
     Returns
     -------
@@ -112,13 +119,14 @@ def caption(rows, *, what, direction, models=None):
     if rows.empty:
         raise ClipsafeError(f"no rows to caption {what!r} with; pass the rows that the figure drew.")
     n_models = rows["model"].nunique()
-    count = f"{n_models:,} model{'s' * (n_models != 1)}"
-    if models is not None:
+    unit, counted = units
+    count = f"{n_models:,} {unit}{'s' * (n_models != 1)}"
+    if models is not None and unit == "model":
         groups = with_group(rows, models).groupby("group")["model"].nunique()
         count += f" ({', '.join(f'{groups[g]:,} {s.label}' for g, s in GROUP_STYLE.items() if g in groups)})"
     known = rows.loc[rows["n"] > 0, "n"]
     sizes = " to ".join(f"{size:,}" for size in dict.fromkeys((known.min(), known.max())))
-    images = f"n = {sizes} images each" if len(known) else "numbers of images not published"
+    images = f"n = {sizes} {counted} each" if len(known) else f"numbers of {counted} not published"
     images += " (for some not published)" * (0 < len(known) < len(rows))
     source = ", published by others" * bool((rows["source"] == "published").all())
     bars = rows.dropna(subset=["ci_low", "ci_high"])
@@ -171,10 +179,10 @@ def dot_height(rows, order):
     return 1.5 + len(order) * max(0.3, 0.14 * lanes + 0.08)
 
 
-def make_panels(panels, names, height, *, sharex=True):
-    """A figure and its axes, one a name, in up to three columns; or the given axes."""
+def make_panels(panels, names, height, *, sharex=True, columns=None):
+    """A figure and its axes, one a name, in up to three columns unless told how many; or the given axes."""
     if panels is None:
-        columns = 2 if len(names) == 4 else min(3, len(names))
+        columns = min(columns or (2 if len(names) == 4 else 3), len(names))
         lines = ceil(len(names) / columns)
         size, layout = (8, 0.9 + lines * height), {"sharex": sharex, "sharey": True, "layout": "constrained"}
         panels = plt.subplots(lines, columns, figsize=size, squeeze=False, **layout)[1].ravel()

@@ -25,7 +25,7 @@ def prompt_effects(table, models, *, reference="the first prompt set", panels=No
         The prompt set that differences are taken to.
     """
     known = [f"{metric}_difference" for metric in METRICS]
-    table = table.assign(category=table["protocol"].str.removeprefix("prompts "))
+    table = table.assign(category=table["protocol"].str.removeprefix("prompts ").str.split(", ").str[0])
     rows = select_rows(table, models, known, unit=["model", "test_set", "category", "metric"])
     order = sorted(set(rows["category"]))
     shown = sorted(rows.groupby(["metric", "test_set"]), key=lambda item: known.index(item[0][0]))

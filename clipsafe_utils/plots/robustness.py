@@ -34,7 +34,7 @@ def accuracy_on_accuracy(table, models, *, x, y, line=None, level=0.95, ax=None)
     x, y : str
         Test sets.
     line : AccuracyLine, optional
-        Baseline, drawn with its bootstrap band at `level`; both axes take its scale.
+        Baseline, drawn with its band at `level`; both axes take its scale.
     """
     rows = select_rows(table, models, ["accuracy"], [x, y])
     on_x, on_y = (rows[rows["test_set"] == name].set_index("model") for name in (x, y))
@@ -60,7 +60,7 @@ def accuracy_on_accuracy(table, models, *, x, y, line=None, level=0.95, ax=None)
     if line:
         band, ground = line.band(grid, level=level), {"color": "0.2", "alpha": 0.15, "linewidth": 0}
         handles += ax.plot(grid, band.value, color="0.2", linewidth=1.4, label=f"Line: {line.n:,} models, {scale} axes")
-        handles += [ax.fill_between(grid, band.low, band.high, label=f"{level:.0%} bootstrap band", **ground)]
+        handles += [ax.fill_between(grid, band.low, band.high, label=f"{level:.0%} band of the line", **ground)]
         above, below = "above the line: more robust than the baseline", "below the line: less robust"
     add_note(ax, 0.02, 0.98, above)
     add_note(ax, 0.98, 0.02, below)

@@ -1,12 +1,10 @@
 """All published results as the one tidy table, with what per-image data lets us compute."""
 
-import functools
-
-import numpy as np
 import pandas as pd
 
 from clipsafe_utils.datasets.factors import ALL_FACTORS, load_factor_annotations
-from clipsafe_utils.metrics import error_ratio, expected_calibration_error, factor_accuracy, shape_bias
+from clipsafe_utils.intervals import ece_interval, error_ratio_interval
+from clipsafe_utils.metrics import factor_accuracy, shape_bias
 from clipsafe_utils.published.readers import (
     read_cue_conflict_trials,
     read_factor_accuracies,
@@ -15,11 +13,11 @@ from clipsafe_utils.published.readers import (
     read_openclip_results,
     read_timm_results,
 )
-from clipsafe_utils.statistics import bootstrap_ci, wilson_interval
+from clipsafe_utils.statistics import wilson_interval
 from clipsafe_utils.table import KEY, tidy
 
 
-def published_table(folder=None, *, level=0.95, n_bins=15, n_bootstrap=200, seed=0):
+def published_table(folder=None, *, level=0.95, n_bins=15):
     """All published results as one tidy table.
 
     Numbers that others printed have source "published" and no interval; Wilson gives one where n > 0. Numbers
@@ -31,14 +29,10 @@ def published_table(folder=None, *, level=0.95, n_bins=15, n_bootstrap=200, seed
     folder : path, optional
         See `published_file`.
     level : float, default 0.95
-        Of the intervals: Wilson for accuracies, shape bias and its share decided; bootstrap over images for error
-        ratios and ECE.
+        Of the intervals: Wilson for accuracies, shape bias and its share decided; see `clipsafe_utils.intervals` for
+        error ratios and ECE.
     n_bins : int, default 15
         Of the top-label ECE.
-    n_bootstrap : int, default 200
-        Resamples.
-    seed : int, default 0
-        Equal seeds give equal intervals.
 
     Returns
     -------
@@ -56,7 +50,7 @@ def published_table(folder=None, *, level=0.95, n_bins=15, n_bootstrap=200, seed
     printed = pd.concat([reader(folder, quarantine=quarantine) for reader in readers])
     computed = tidy(
         [
-            *_prediction_rows(read_imagenet_x_predictions(folder), level, n_bins, n_bootstrap, seed),
+            *_prediction_rows(read_imagenet_x_predictions(folder), level, n_bins),
             *_trial_rows(read_cue_conflict_trials(folder), level),
         ]
     ).assign(suite="published")
@@ -70,13 +64,12 @@ def _row(model, test_set, protocol, metric, interval):
     return {**row, "ci_low": low, "ci_high": high, "ci_kind": kind, "ci_level": at}
 
 
-def _prediction_rows(predictions, level, n_bins, n_bootstrap, seed):
+def _prediction_rows(predictions, level, n_bins):
     for model, images in predictions.groupby("model", sort=False):
         confidence, correct = images["confidence"].to_numpy(), images["correct"].to_numpy()
         interval = wilson_interval(correct.sum(), len(correct), level=level)
         yield _row(model, "imagenet_val", "imagenet_x predictions", "accuracy", interval)
-        ece = functools.partial(expected_calibration_error, n_bins=n_bins)
-        interval = bootstrap_ci(ece, confidence, correct, n_bootstrap=n_bootstrap, level=level, seed=seed)
+        interval = ece_interval(confidence, correct, n_bins=n_bins, level=level)
         yield _row(model, "imagenet_val", f"imagenet_x predictions, {n_bins} bins", "ece", interval)
         for which in ("top", "multi"):
             shows = load_factor_annotations(which)
@@ -84,22 +77,11 @@ def _prediction_rows(predictions, level, n_bins, n_bootstrap, seed):
             found, protocol = factor_accuracy(correct, shows[list(ALL_FACTORS)]), f"imagenet_x {which}"
             interval = wilson_interval(int(correct.sum()), found.n_images, level=level)
             yield _row(model, "imagenet_x", protocol, "accuracy", interval)
-            ratios = _error_ratios(found, int(correct.sum()), level, n_bootstrap, seed)
-            for factor, right, n, ratio in zip(found.factors, found.n_correct, found.n, ratios, strict=True):
+            for factor, right, n in zip(found.factors, found.n_correct, found.n, strict=True):
                 test_set = f"imagenet_x/{factor}"
                 yield _row(model, test_set, protocol, "accuracy", wilson_interval(right, n, level=level))
-                yield _row(model, test_set, protocol, "error_ratio", (*ratio, level, n))
-
-
-def _error_ratios(found, n_correct, level, n_bootstrap, seed):
-    """Error ratio and interval a factor; resampling images resamples the counts (factor or not) x (right or wrong)."""
-    rng, tails = np.random.default_rng(seed), [(1 - level) / 2, (1 + level) / 2]
-    for value, right, n in zip(error_ratio(found.accuracy, found.overall), found.n_correct, found.n, strict=True):
-        cells = np.array([right, n - right, n_correct - right, found.n_images - n - n_correct + right])
-        drawn = rng.multinomial(found.n_images, cells / found.n_images, size=n_bootstrap)
-        with_factor = drawn[:, 0] / np.maximum(drawn[:, 0] + drawn[:, 1], 1)
-        low, high = np.nanquantile(error_ratio(with_factor, (drawn[:, 0] + drawn[:, 2]) / found.n_images), tails)
-        yield value, low, high, "bootstrap (percentile)"
+                ratio = error_ratio_interval(right, n, correct.sum(), found.n_images, level=level)
+                yield _row(model, test_set, protocol, "error_ratio", ratio)
 
 
 def _trial_rows(trials, level):

@@ -63,6 +63,8 @@ def _provenance(name, notebook, parameters):
     details = []
     for key, value in (json.loads(recorded.read_text(encoding="utf-8")) if recorded.exists() else {}).items():
         label, entries = key.replace("_", " ").capitalize(), value if isinstance(value, list) else [value]
+        if isinstance(value, dict):
+            entries = [f"{name} = {json.dumps(one)}" for name, one in value.items()]
         if entries and all(isinstance(entry, dict) for entry in entries):
             columns = list(dict.fromkeys(column for entry in entries for column in entry))
             cells = [[_cell(entry.get(column, "")) for column in columns] for entry in entries]

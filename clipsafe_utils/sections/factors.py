@@ -3,9 +3,10 @@
 import numpy as np
 
 from clipsafe_utils.datasets import factor_annotations
-from clipsafe_utils.metrics import SIXTEEN_CLASSES, error_ratio, shape_bias, sixteen_class_decisions, softmax
-from clipsafe_utils.sections.rows import accuracy_row, is_correct, row
-from clipsafe_utils.statistics import bootstrap_ci, mean_interval, wilson_interval
+from clipsafe_utils.intervals import error_ratio_interval, paired_accuracy_interval
+from clipsafe_utils.metrics import SIXTEEN_CLASSES, shape_bias, sixteen_class_decisions, softmax
+from clipsafe_utils.sections.rows import accuracy_row, is_correct, largest, row
+from clipsafe_utils.statistics import wilson_interval
 
 
 def visual_factors(study):
@@ -31,29 +32,15 @@ def visual_factors(study):
         prefix, annotated, shows = _factors(study, name, unit)
         if not annotated.any():
             break
-        correct = is_correct(study.outputs(model, name), unit.labels)[annotated]
+        correct = study.ask(is_correct, model, name)[annotated]
         rows.append(accuracy_row(study, model, prefix, correct))
         for factor, shown in shows.items():
             if shown.any():
                 rows.append(accuracy_row(study, model, f"{prefix}/{factor}", correct[shown]))
-                ratio = _error_ratio(correct, shown, p)
+                counts = (correct[shown].sum(), shown.sum(), correct.sum(), len(correct))
+                ratio = error_ratio_interval(*counts, level=p.ci_level)
                 rows.append(row(model, f"{prefix}/{factor}", study.protocol(model), "error_ratio", ratio))
     return study.table(rows)
-
-
-def _error_ratio(correct, shown, parameters):
-    """Error ratio of one factor; its interval resamples images with and without the factor."""
-    if correct.all():
-        return np.nan, int(shown.sum())
-    return bootstrap_ci(
-        lambda right, with_factor: error_ratio(right[with_factor].mean(), min(right.mean(), 1 - 0.5 / len(right))),
-        correct,
-        shown,
-        strata=shown,
-        n_bootstrap=parameters.n_bootstrap,
-        level=parameters.ci_level,
-        seed=parameters.seed,
-    )._replace(n=int(shown.sum()))
 
 
 def _factors(study, name, unit):
@@ -77,8 +64,8 @@ def paired_effects(study):
     Returns
     -------
     DataFrame
-        Tidy, metric "paired_effect": accuracy with the factor minus accuracy without, over the pairs; its interval is
-        that of the mean of the paired differences. Empty where the suite has no set of pairs.
+        Tidy, metric "paired_effect": accuracy with the factor minus accuracy without, over the pairs, with
+        an interval for paired accuracies. Empty where the suite has no set of pairs.
     """
     p, rows = study.parameters, []
     if not p.paired_set:
@@ -89,11 +76,11 @@ def paired_effects(study):
     names = study.named(p.paired_set)
     for model in study.evaluate(*names) if names else []:
         unit = study.unit(model, names[0])
-        pairs = unit.images.assign(correct=is_correct(study.outputs(model, names[0]), unit.labels).astype(float))
+        pairs = unit.images.assign(correct=study.ask(is_correct, model, names[0]).astype(float))
         correct = pairs.pivot_table(index="pair", columns="forced", values="correct")
         for factor in p.factors:
-            difference = (correct[factor] - correct["none"]).to_numpy()
-            interval = mean_interval(difference, level=p.ci_level)._replace(kind="normal, paired")
+            both = correct[[factor, "none"]].dropna().to_numpy(bool).T
+            interval = paired_accuracy_interval(*both, level=p.ci_level)
             rows.append(row(model, f"{names[0]}/{factor}", study.protocol(model), "paired_effect", interval))
     return study.table(rows)
 
@@ -124,5 +111,11 @@ def _decisions(study, model, name):
     """Category a model decides for: the 16-class rule on ImageNet outputs, the largest class elsewhere."""
     own = study.images[name].space
     if study.id_space.outputs == "imagenet1k" and set(own.names) == set(SIXTEEN_CLASSES):
-        return sixteen_class_decisions(softmax(study.outputs(model, name)))
-    return np.array(own.names)[np.argmax(study.outputs(model, name, space=own), axis=1)]
+        return np.array(list(SIXTEEN_CLASSES))[study.ask(_sixteen_classes, model, name)]
+    return np.array(own.names)[study.ask(largest, model, name, space=own)]
+
+
+def _sixteen_classes(logits, labels):
+    """Position of the decision among the sixteen classes."""
+    positions = {name: k for k, name in enumerate(SIXTEEN_CLASSES)}
+    return np.array([positions[name] for name in sixteen_class_decisions(softmax(logits))])

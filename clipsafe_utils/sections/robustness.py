@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from clipsafe_utils.sections.rows import CLIP_GROUPS, accuracy_row, is_correct, row
+from clipsafe_utils.sections.rows import CLIP_GROUPS, accuracy_row, is_correct, largest, row
 from clipsafe_utils.statistics import effective_robustness_interval, fit_accuracy_line
 
 SAME_CLASSES = {
@@ -37,7 +37,7 @@ def accuracy(study):
             if "anchor" in images:
                 rows += _video_rows(study, model, name, images)
                 continue
-            correct = is_correct(study.outputs(model, name), study.unit(model, name).labels)
+            correct = study.ask(is_correct, model, name)
             rows.append(accuracy_row(study, model, name, correct))
         for name in names:
             if name in SAME_CLASSES and p.id_set in names:
@@ -47,7 +47,7 @@ def accuracy(study):
 
 def _video_rows(study, model, name, images):
     """pm-0 and pm-10: an anchor frame counts if it, or all frames within ten of it, get one of their labels."""
-    predicted = np.argmax(study.outputs(model, name), axis=1)
+    predicted = study.ask(largest, model, name)
     right = [k in labels for k, labels in zip(predicted, images["label_sets"], strict=True)]
     for reach in (0, 10):
         near = images["offset"].abs() <= reach
@@ -57,11 +57,11 @@ def _video_rows(study, model, name, images):
 
 def _on_classes_of(study, model, name):
     """Correctness of in-distribution images whose class the shifted set has, among these classes."""
-    p, space = study.parameters, study.images[name].space
-    class_of = {output: k for k, members in enumerate(space.members) for output in members}
+    p = study.parameters
+    class_of = {output: k for k, members in enumerate(study.images[name].space.members) for output in members}
     labels = np.array([class_of.get(output, -1) for output in study.unit(model, p.id_set).labels])
-    logits = study.outputs(model, p.id_set, space=space)
-    return is_correct(logits, labels)[labels >= 0]
+    predicted = study.ask(largest, model, p.id_set, space=study.space(name))
+    return (predicted == labels)[labels >= 0]
 
 
 def robustness(study, table, test_sets, *, x_set, baseline=None):
@@ -118,11 +118,11 @@ def robustness(study, table, test_sets, *, x_set, baseline=None):
             y.to_numpy(),
             np.maximum(counts.loc[y.index, name].to_numpy(int), 1),
             lines[name],
+            n_reference=np.maximum(counts.loc[y.index, axes[name]].to_numpy(int), 1),
             level=p.ci_level,
-            n_bootstrap=p.n_bootstrap,
-            seed=p.seed,
         )
         protocol = f"{p.line_scale} line over {fitted.sum()} {baseline} models, x = {axes[name]}"
+        protocol += study.protocol_suffix
         for k, model in enumerate(y.index):
             one = interval._replace(
                 value=interval.value[k], low=interval.low[k], high=interval.high[k], n=interval.n[k]

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from clipsafe_utils.statistics import bootstrap_ci, wilson_interval
+from clipsafe_utils.statistics import mean_interval, wilson_interval
 
 CLIP_GROUPS = ("zero_shot_clip", "clip_finetuned")
 
@@ -27,25 +27,44 @@ def accuracy_row(study, model, test_set, correct):
     return row(model, test_set, study.protocol(model), "accuracy", interval)
 
 
+def largest(logits, labels):
+    """Column of the largest logit: int64, shape (n,)."""
+    return np.argmax(logits, axis=1)
+
+
 def is_correct(logits, labels):
     """Whether the largest logit is the label's: bool, shape (n,)."""
     return np.argmax(logits, axis=1) == labels
 
 
-def group_means(study, rows):
-    """Mean over the models of a group, one row a group and test set, with an interval over models.
+def group_means(study, rows, accuracies=None, lines=None, axes=None):
+    """Mean over the models of a group, one row a group and test set, with Student's interval over models.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Tidy, of one metric and protocol.
+    accuracies, lines, axes : optional
+        Where the values are distances from lines (effective robustness), what `robustness` took and returned: the line
+        has an error too, which all models of a group share, and the interval then holds it.
 
     Returns
     -------
     DataFrame
         group, test_set, mean, low, high (NaN below three models), n_models.
     """
-    p = study.parameters
+    level = study.parameters.ci_level
     rows = rows.assign(group=rows["model"].map(study.models["group"])).dropna(subset=["group", "value"])
     found = []
     for (group, test_set), part in rows.groupby(["group", "test_set"]):
         values = part["value"].to_numpy()
-        interval = bootstrap_ci(np.mean, values, n_bootstrap=p.n_bootstrap, level=p.ci_level, seed=p.seed)
-        low, high = interval[1:3] if len(values) >= 3 else (np.nan, np.nan)
-        found.append((group, test_set, interval.value, low, high, len(values)))
+        mean, low, high = (
+            mean_interval(values, level=level)[:3] if len(values) >= 3 else (values.mean(), np.nan, np.nan)
+        )
+        if lines:
+            of_group = accuracies["test_set"].eq(axes[test_set]) & accuracies["metric"].eq("accuracy")
+            x = accuracies.loc[of_group & accuracies["model"].isin(part["model"]), "value"].mean()
+            line, below, above = lines[test_set].band(x, level=level)[:3]
+            low, high = mean - np.hypot(mean - low, above - line), mean + np.hypot(high - mean, line - below)
+        found.append((group, test_set, mean, low, high, len(values)))
     return pd.DataFrame(found, columns=["group", "test_set", "mean", "low", "high", "n_models"])

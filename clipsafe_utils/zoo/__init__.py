@@ -49,7 +49,8 @@ class ModelSpec:
     input_size : int or None
         Pixels a side. A timm model takes the size that its weights are tested at, if it is named here.
     params_m, published_in1k_top1 : float or None
-        Millions of parameters; published ImageNet-1k top-1 accuracy in percent.
+        Millions of parameters; published ImageNet-1k top-1 accuracy in percent, for zero-shot models with the prompts
+        imagenet_80 and the class names openai.
     source : str
         Where these facts were read.
     checkpoint : str

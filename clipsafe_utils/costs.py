@@ -1,0 +1,154 @@
+"""What models cost to run: multiplications counted once for every row of the zoos, and a machine's speed measured now.
+
+``python -m clipsafe_utils.costs`` counts again and writes costs.csv, on the meta device, so without weights.
+"""
+
+import contextlib
+import functools
+import logging
+import time
+import warnings
+from pathlib import Path
+
+import open_clip
+import pandas as pd
+import timm
+import torch
+from open_clip import factory
+from torch.utils.flop_counter import FlopCounterMode
+
+from clipsafe_utils import hub
+from clipsafe_utils.errors import ClipsafeError
+from clipsafe_utils.models import PRECISIONS, load_model
+from clipsafe_utils.zoo import available_zoos, load_zoo
+
+FILE = Path(__file__).with_suffix(".csv")
+
+
+@functools.cache
+def stated_costs():
+    """Costs of the models of the package's zoos.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by model id: `gmacs_image` and `gmacs_text`, 1e9 multiply-adds for one image and for one prompt at full
+        context length, NaN for text towers that need a file of the hub to be built; `features`, what a classifier's
+        head sees of an image.
+    """
+    return pd.read_csv(FILE, index_col="id")
+
+
+@torch.no_grad()
+def count_costs(spec):
+    """Count one model on the meta device, where tensors have shapes and no numbers.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+
+    Returns
+    -------
+    dict
+        `gmacs_image`; `features` of classifiers; `gmacs_text` of zero-shot models whose text tower is open_clip's own.
+
+    Raises
+    ------
+    ClipsafeError
+        An architecture that no library here has.
+    """
+    model = load_model(spec, device="cpu")
+    preprocessing = model.preprocessing
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both libraries deprecate parts of themselves
+        if not spec.is_zero_shot:
+            network = _classifier(model).eval().requires_grad_(False)
+            images = torch.empty(1, *preprocessing["input_size"])
+            return {"gmacs_image": _gmacs(network, images), "features": _width(network)}
+        config, foreign = dict(model._model_config), "hf_model_name" in model._model_config["text_cfg"]
+        if foreign:
+            config["text_cfg"] = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
+        factory._MODEL_CONFIGS["clipsafe-costs"] = config
+        try:
+            options = {"device": "meta", "force_preprocess_cfg": preprocessing}
+            network = open_clip.create_model("clipsafe-costs", **options).eval().requires_grad_(False)
+        finally:
+            del factory._MODEL_CONFIGS["clipsafe-costs"]
+        size = preprocessing["size"]
+        size = (size, size) if isinstance(size, int) else size
+        costs = {"gmacs_image": _gmacs(network.encode_image, torch.empty(1, 3, *size))}
+        if not foreign:
+            costs["gmacs_text"] = _gmacs(network.encode_text, torch.ones(1, network.context_length, dtype=torch.long))
+        return costs
+
+
+def _classifier(model):
+    spec = model.spec
+    if spec.name.startswith("dinov2-"):
+        return hub.dinov2(spec.name.removeprefix("dinov2-"))
+    if spec.library == "hf_hub" and "." not in spec.name:
+        return hub.wide_resnet50(hub.RESNET50_WIDTHS[spec.name])
+    given = {"pretrained_cfg_overlay": {"input_size": tuple(model.preprocessing["input_size"])}}
+    if spec.library == "timm":
+        given |= {"num_classes": model._pretrained_cfg["num_classes"]} | model._model_kwargs
+    return timm.create_model(spec.name, **given)
+
+
+def _width(network):
+    head = network.get_classifier() if hasattr(network, "get_classifier") else network.classifier
+    return head.weight[0].numel() if hasattr(head, "weight") else None
+
+
+def _gmacs(function, inputs):
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused kernel
+    try:
+        with FlopCounterMode(display=False) as counter:
+            function(inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return round(counter.get_total_flops() / 2e9, 4)
+
+
+@torch.inference_mode()
+def measure_speed(device, precision, seconds=1.5):
+    """Measure what a device does now: one layer of ViT-B/16 over and over, with random weights.
+
+    Returns
+    -------
+    float
+        1e9 multiply-adds a second.
+    """
+    layer = torch.nn.TransformerEncoderLayer(768, 12, 3072, batch_first=True, device=device).eval()
+    images = torch.randn(64 if device.type == "cuda" else 4, 197, 768, device=device)
+    with torch.autocast(device.type, PRECISIONS[precision], enabled=PRECISIONS[precision] is not None):
+        layer(images), _wait(device)
+        n, started = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - started) < seconds:
+            layer(images), _wait(device)
+            n += 1
+    return n * len(images) * _LAYER / elapsed
+
+
+_LAYER = 197 * (12 * 768**2 + 2 * 197 * 768) / 1e9
+"""1e9 multiply-adds of one layer and image: projections, perceptron, attention."""
+
+
+def _wait(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def write_costs():
+    """Count every model of the package's zoos and write costs.csv."""
+    specs = {spec.id: spec for zoo in available_zoos() for spec in load_zoo(zoo)}
+    rows = []
+    for spec in specs.values():
+        with contextlib.suppress(ClipsafeError):  # rows that name an architecture only their owner's code has
+            rows.append({"id": spec.id} | count_costs(spec))
+    pd.DataFrame(rows).astype({"features": "Int64"}).to_csv(FILE, index=False)
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # open_clip warns of each model that has no weights
+    write_costs()

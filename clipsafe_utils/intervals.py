@@ -1,0 +1,263 @@
+"""Intervals of what the study measures: error ratios, false-positive rates, calibration error, paired accuracies.
+
+Each is an interval of the population's value, as if images were drawn anew; that of the calibration error covers less
+than its level for models that are nearly calibrated. Where one image decides, the limits are wide or NaN, never a
+point.
+"""
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtri
+
+from clipsafe_utils.errors import ClipsafeError, unknown
+from clipsafe_utils.metrics.calibration import check_level, expected_calibration_error, reliability_curve, wilson_bounds
+from clipsafe_utils.metrics.factors import error_ratio
+from clipsafe_utils.metrics.ood import fpr_id_at_tpr_ood95, fpr_ood_at_tpr_id95
+from clipsafe_utils.statistics import Interval
+
+_NOISE = np.random.default_rng(0).standard_normal((2000, 15))  # one draw for all calls: equal data, equal limits
+
+
+def error_ratio_interval(n_correct, n, n_correct_all, n_all, *, level=0.95):
+    """Error ratio of a factor from counts, with limits from the Wilson intervals of the two error rates behind it.
+
+    The ratio (1 - factor accuracy) / (1 - overall accuracy) grows with the ratio of the error rates with and without
+    the factor, which are independent; Donner and Zou's limits of that ratio are carried over.
+
+    Parameters
+    ----------
+    n_correct, n : int or ndarray
+        Images that show the factor: classified correctly, and all.
+    n_correct_all, n_all : int or ndarray
+        The same of all images, with the factor and without.
+    level : float, default 0.95
+        Fraction in (0, 1).
+
+    Returns
+    -------
+    Interval
+        Its n is that of the factor. NaN where no image is wrong, or none shows the factor; limits NaN where every image
+        shows it, since the ratio is then 1 whatever the model does.
+
+    Raises
+    ------
+    ClipsafeError
+        Counts that contradict each other.
+
+    References
+    ----------
+    Donner, Zou. Statistical Methods in Medical Research 21, 2012.  Fagerland, Lydersen, Laake. ibid. 24, 2015.
+    """
+    counts = (np.asarray(c, np.float64) for c in (n_correct, n, n_correct_all, n_all))
+    right, n, right_all, n_all = np.broadcast_arrays(*counts)
+    rest, right_rest = n_all - n, right_all - right
+    if not np.all((right >= 0) & (right <= n) & (right_rest >= 0) & (right_rest <= rest) & (n_all > 0)):
+        raise ClipsafeError(
+            "counts of a factor must be part of those of all images; got "
+            f"{right.max():g} of {n.max():g} correct with the factor, {right_all.max():g} of {n_all.max():g} in all."
+        )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = np.asarray(error_ratio(right / n, right_all / n_all))
+        p, q, share = 1 - right / n, 1 - right_rest / rest, n / n_all
+        (p_low, p_high), (q_low, q_high) = wilson_bounds(p, n, level), wilson_bounds(q, rest, level)
+        up, down = p_high * (2 * p - p_high), p_low * (2 * p - p_low)
+        low = down / (p * q + np.sqrt((p * q) ** 2 - down * q_high * (2 * q - q_high)))
+        high = (p * q + np.sqrt((p * q) ** 2 - up * q_low * (2 * q - q_low))) / (q_low * (2 * q - q_low))
+        low = np.where((p == 0) & (q > 0), 0, low)
+        limits = [risk / (share * risk + 1 - share) for risk in (low, high)]
+        limits[1] = np.where((q_low == 0) & (p > 0), 1 / share, limits[1])
+    value, low, high = (np.where(right_all < n_all, v, np.nan)[()] for v in (value, *limits))
+    return Interval(value, low, high, "donner-zou (wilson)", level, n.astype(int)[()])
+
+
+def fpr_interval(id_scores, ood_scores, *, positive="id", level=0.95):
+    """False-positive rate at 95% true positives, with the errors of the rate and of its threshold.
+
+    The rate among the negatives has Wilson's limits; the threshold lies between two quantiles of the positives, those
+    at 95% plus and minus its binomial error, and each gives a rate. The two errors are independent and combined as
+    Newcombe does for a difference. Taking the threshold as fixed covers 30 to 90% instead of 95%.
+
+    Parameters
+    ----------
+    id_scores, ood_scores : ndarray, shape (n_id,), (n_ood,)
+        Higher = more out-of-distribution.
+    positive : {"id", "ood"}, default "id"
+        Value = `fpr_ood_at_tpr_id95`, or `fpr_id_at_tpr_ood95`.
+    level : float, default 0.95
+
+    Returns
+    -------
+    Interval
+        Its n counts the negatives. Below 100 positives it is wider than its level says.
+
+    References
+    ----------
+    Newcombe. Statistics in Medicine 17, 1998 (method 10).
+    """
+    check_level(level)
+    if positive == "id":
+        value, positives, negatives = fpr_ood_at_tpr_id95(id_scores, ood_scores), id_scores, ood_scores
+    elif positive == "ood":  # the same with roles swapped and scores negated
+        value = fpr_id_at_tpr_ood95(id_scores, ood_scores)
+        positives, negatives = -np.asarray(ood_scores, np.float64), -np.asarray(id_scores, np.float64)
+    else:
+        raise unknown("positive class", positive, ("id", "ood"))
+    n_positive, n = len(positives), len(negatives)
+    off = ndtri((1 + level) / 2) * np.sqrt(0.95 * 0.05 / n_positive)
+    thresholds = np.quantile(positives, np.clip([0.95 - off, 0.95 + off], 0, 1))
+    fewer, more = np.searchsorted(np.sort(negatives), thresholds, side="right") / n
+    more = more if off < 0.05 else 1.0
+    low, high = wilson_bounds(value, n, level)
+    low = value - np.hypot(value - low, max(value - fewer, 0))
+    high = value + np.hypot(high - value, max(more - value, 0))
+    return Interval(value, float(max(low, 0)), float(min(high, 1)), "newcombe (wilson, threshold)", level, n)
+
+
+def paired_accuracy_interval(first, second, *, level=0.95):
+    """Difference of two accuracies on the same images, first minus second.
+
+    Parameters
+    ----------
+    first, second : ndarray of bool, shape (n,)
+        Whether each image was classified correctly.
+    level : float, default 0.95
+
+    Returns
+    -------
+    Interval
+        Has a width also where no image changes sides.
+
+    References
+    ----------
+    Bonett, Price. British Journal of Mathematical and Statistical Psychology 65, 2012 (adjusted Wald).
+    """
+    check_level(level)
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.ndim != 1 or first.shape != second.shape or not len(first):
+        raise ClipsafeError(f"paired accuracies need the same images twice; got {first.shape} and {second.shape}.")
+    n, gained, lost = len(first), int((first & ~second).sum()), int((~first & second).sum())
+    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = ndtri((1 + level) / 2) * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    low, high = max(up - down - half, -1.0), min(up - down + half, 1.0)
+    return Interval((gained - lost) / n, float(low), float(high), "bonett-price, paired", level, n)
+
+
+def ece_interval(confidence, correct, *, n_bins=15, level=0.95):
+    """Interval of the calibration error that the model has with these bins, whatever n.
+
+    The estimate adds up absolute gaps, so noise makes it larger: a calibrated model has an ECE above 0, the more so
+    the fewer images. The limits are of what is estimated, the population's sum over bins of |E[correct - confidence,
+    in bin]|, found by inverting a test: the lower limit is the error at which an estimate as large as this one is
+    just still expected, the upper that at which one as small is. For each candidate the bins' gaps are the likeliest
+    with that sum, and their errors normal. The value is the plain ECE, the number that the literature compares; with
+    few images it may lie above its own interval.
+
+    Parameters
+    ----------
+    confidence, correct, n_bins
+        As in `expected_calibration_error`.
+    level : float, default 0.95
+        A calibrated model is covered at (1 + level) / 2: its error is at the edge of what is possible.
+
+    Returns
+    -------
+    Interval
+        NaN limits where all samples of every bin are alike (a single sample, for instance): nothing shows the noise.
+
+    References
+    ----------
+    Bröcker. Climate Dynamics 39, 2012; Kumar, Liang, Ma. NeurIPS 2019 (the bias).  Chuang, Lai. Statistica Sinica 10,
+    2000 (limits from resampling under the likeliest nuisance parameters).
+    """
+    check_level(level)
+    value, n = expected_calibration_error(confidence, correct, n_bins=n_bins), len(confidence)
+    gaps, errors = _bin_gaps(confidence, correct, n_bins)
+    low, high = _norm_limits(gaps, errors, level) if len(gaps) else (np.nan, np.nan)
+    return Interval(value, low, high, "of the binned error, noise removed", level, n)
+
+
+def ece_difference_interval(first, second, *, n_bins=15, level=0.95):
+    """Difference of two calibration errors on the same images, first minus second, with the noise of both removed.
+
+    The limits of the two (`ece_interval`) are combined as Zou does for dependent estimates, around the errors that
+    have the estimates as median; the correlation is that of the images' contributions.
+
+    Parameters
+    ----------
+    first, second : (confidence, correct)
+        Of the same images in the same order.
+    n_bins, level
+        As in `ece_interval`.
+
+    Returns
+    -------
+    Interval
+        Value = the difference of the plain errors.
+
+    References
+    ----------
+    Zou. Psychological Methods 12, 2007.
+    """
+    both = [ece_interval(*of, n_bins=n_bins, level=level) for of in (first, second)]
+    (a, a_low, a_high), (b, b_low, b_high) = [
+        (_norm_limits(*_bin_gaps(*of, n_bins), 0.0)[0], one.low, one.high)
+        for of, one in zip((first, second), both, strict=True)
+    ]
+    parts = [_contributions(*of, n_bins) for of in (first, second)]
+    spread = np.std(parts, axis=1)
+    r = np.mean((parts[0] - parts[0].mean()) * (parts[1] - parts[1].mean())) / np.prod(spread) if spread.all() else 0.0
+    low = a - b - np.sqrt(max((a - a_low) ** 2 + (b_high - b) ** 2 - 2 * r * (a - a_low) * (b_high - b), 0))
+    high = a - b + np.sqrt(max((a_high - a) ** 2 + (b - b_low) ** 2 - 2 * r * (a_high - a) * (b - b_low), 0))
+    return both[0]._replace(
+        value=both[0].value - both[1].value, low=low, high=high, kind="zou (of the binned errors, noise removed)"
+    )
+
+
+def _binned(confidence, correct, n_bins):
+    """Each sample's correct - confidence and its bin, as `reliability_curve` has them."""
+    edges = reliability_curve(confidence, correct, n_bins=n_bins).edges
+    confidence = np.asarray(confidence, np.float64)
+    return np.asarray(correct, np.float64) - confidence, np.searchsorted(edges[1:-1], confidence, side="left")
+
+
+def _bin_gaps(confidence, correct, n_bins):
+    """|mean of (correct - confidence) times in-bin| and its standard error, of the bins that have one."""
+    gap, index = _binned(confidence, correct, n_bins)
+    mean = np.bincount(index, gap) / len(gap)
+    error = np.sqrt(np.maximum(np.bincount(index, gap**2) / len(gap) - mean**2, 0) / len(gap))
+    return np.abs(mean)[error > 0], error[error > 0]
+
+
+def _contributions(confidence, correct, n_bins):
+    """What each sample adds to the calibration error: its gap, signed as its bin's."""
+    gap, index = _binned(confidence, correct, n_bins)
+    return gap * np.sign(np.bincount(index, gap))[index]
+
+
+def _norm_limits(gaps, errors, level):
+    """Limits of the sum of absolute means of which `gaps` are absolute estimates with normal errors."""
+    noise = _NOISE if len(gaps) <= _NOISE.shape[1] else np.random.default_rng(0).standard_normal((2000, len(gaps)))
+    noise, observed, variance = noise[:, : len(gaps)] * errors, gaps.sum(), errors**2
+    order = np.argsort(gaps / variance)
+    ratio, left_gaps, left_variance = (gaps / variance)[order], *(_left(v[order]) for v in (gaps, variance))
+
+    def likeliest(total):
+        """Gaps with that sum that are nearest to the estimates in units of their errors; small ones go to zero."""
+        if total >= observed:
+            return gaps + (total - observed) * variance / variance.sum()
+        cut = (left_gaps - total) / left_variance
+        return np.maximum(gaps - cut[np.argmax(cut <= ratio)] * variance, 0) if total > 0 else np.zeros_like(gaps)
+
+    def excess(total, share):
+        return np.mean(np.abs(likeliest(total) + noise).sum(axis=1) <= observed) - share
+
+    top = observed + 10 * errors.sum()
+    return tuple(
+        brentq(excess, 0, top, args=(share,), xtol=1e-5) if excess(0, share) > 0 else 0.0
+        for share in ((1 + level) / 2, (1 - level) / 2)
+    )
+
+
+def _left(values):
+    """Sums of what is left when the first 0, 1, 2, ... are gone."""
+    return values[::-1].cumsum()[::-1]

@@ -1,0 +1,88 @@
+"""Claims: supported where the truth is built in, contradicted where it is turned round, quiet where there is none."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clipsafe_utils import claims
+from clipsafe_utils.table import tidy
+from clipsafe_utils.zoo import load_zoo, zoo_frame
+
+FACTORS = ("pose", "background", "shape", "color")
+SHIFTS = ("art", "sketch")
+
+
+@pytest.fixture(scope="module")
+def models():
+    """The laboratory's zoo, three fine-tuned models at twice the resolution, and three humans."""
+    lab = zoo_frame(load_zoo("lab"))
+    large = lab[lab["group"].eq("clip_finetuned")].head(3).assign(input_size=64).rename(index=lambda id: f"{id}-64")
+    humans = pd.DataFrame({"group": "human", "pretrain_source": "", "finetune": ""}, index=["ann", "ben", "cal"])
+    return pd.concat([lab, large, humans])
+
+
+def table_of(models, rng, strength):
+    """Results in which each claim holds with this strength: 1 for, -1 against, 0 for none of them."""
+    group, source = models["group"], models["pretrain_source"]
+    clip, tuned, standard = (group == name for name in ("zero_shot_clip", "clip_finetuned", "standard"))
+    size = models["pretrain_size"].map({"6k": 0.0, "12k": 0.5, "24k": 1.0}).fillna(0.5)
+    rows, machines = [], group != "human"
+
+    def add(metric, test_set, value, protocol="p", which=machines):
+        noisy = value + rng.normal(0, 0.004, len(models))
+        for model in models.index[which]:
+            rows.append({"model": model, "test_set": test_set, "protocol": protocol, "metric": metric})
+            rows[-1] |= {"value": noisy[model], "n": 1000, "ci_low": noisy[model] - 0.01}
+            rows[-1] |= {"ci_high": noisy[model] + 0.01, "ci_level": 0.95}
+
+    web = (source == "B").astype(float)
+    for factor in FACTORS:
+        moved = {"pose": -web, "background": -web, "shape": web, "color": 0 * web}[factor]
+        at = {"pose": -0.05, "color": 0.05}.get(factor, 0.0)
+        add("effective_robustness", f"lab_factors/{factor}", strength * (clip * (at + 0.03 * moved)))
+    for shift in SHIFTS:
+        add("effective_robustness", shift, strength * 0.05 * clip)
+    add("shape_bias", "cue", 0.5 + strength * (0.1 * clip - 0.1 * standard + 0.05 * models["input_size"].eq(64)))
+    add("shape_bias", "cue", pd.Series(0.5 + 0.2 * strength, models.index), which=group == "human")
+    accuracy = pd.Series(0.6 + 0.1 * rng.normal(size=len(models)), models.index)
+    add("accuracy", "id", accuracy)
+    through = models["finetune"].str.contains("_", na=False)
+    add("auroc", "far", 0.7 + strength * (0.5 * (accuracy - 0.6) * clip - 0.1 * tuned + 0.05 * through), "msp, p")
+    for test_set in ("id", *SHIFTS):
+        worse = strength * (0.05 * clip + 0.02 * web * clip - 0.03 * size * clip + 0.03 * group.eq("contrastive"))
+        add("ece", test_set, 0.2 + worse)
+        add("ece_scaled", test_set, 0.2 + worse - strength * (0.1 - 0.05 * clip))
+    for shift in SHIFTS:
+        add("accuracy", shift, pd.Series(0.4 + 0.1 * rng.normal(size=len(models)), models.index))
+    for metric, moved in (("accuracy", 0.05), ("ece", 0.05), ("auroc", -0.05)):
+        add(f"{metric}_difference", "id", pd.Series(strength * moved, models.index), "prompts x", clip)
+    return tidy(rows)
+
+
+SYMMETRIC = {"1a", "1b", "6d", "2d", "3e", "5b", "5d", "5f", "6a", "6b", "6c"}
+
+
+def verdicts(models, rng, strength):
+    return claims.judge_claims(table_of(models, rng, strength), models, id_set="id").set_index("claim")["verdict"]
+
+
+def test_every_claim_is_supported_where_it_holds(models, rng):
+    found = verdicts(models, rng, 1)
+    assert list(found.index) == [claim.id for claim in claims.CLAIMS] and found.index.is_unique
+    assert set(found) == {"supported"}, found[found != "supported"]
+
+
+def test_every_directed_claim_is_contradicted_where_the_opposite_holds(models, rng):
+    found = verdicts(models, rng, -1)
+    directed = found.drop(list(SYMMETRIC))
+    assert set(directed) == {"contradicted"}, directed[directed != "contradicted"]
+    assert set(found[list(SYMMETRIC)]) == {"supported"}, "these hold in either direction"
+
+
+def test_no_effect_no_verdict(models):
+    """Under the null hypothesis of every claim, few suites have any verdict at all."""
+    decided = [
+        verdicts(models, np.random.default_rng(seed), 0).drop("3f").isin(claims.VERDICTS[:2]).any()
+        for seed in range(60)
+    ]
+    assert np.mean(decided) < 0.15
