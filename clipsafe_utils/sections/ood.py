@@ -129,8 +129,8 @@ def _scores_by_set(study, model, names, methods, prompts):
     """Scores of a model's images, by set and method, and whether each method was fitted."""
     p, units = study.parameters, {name: study.unit(model, name).key for name in names}
     identity = {"question": "ood scores", "methods": methods, "units": units}
-    if any(map(is_fitted, methods)):
-        identity |= {"fraction": p.calibration_fraction, "seed": p.seed}
+    split = {"fraction": p.calibration_fraction, "seed": p.seed}
+    identity |= split if any(map(is_fitted, methods)) else {}
     identity |= study.output_identity(model, study.id_space, prompts)
 
     def compute():
