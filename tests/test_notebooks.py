@@ -90,7 +90,7 @@ def small(real_dir, tmp_path_factory):
         **{"suite": "small", "outputs": str(folder), "data": str(real_dir), "checkpoints": str(folder)},
         **{"zoo": table_of(folder, clip_spec(folder), clip_spec(folder, "tiny-2", seed=2)), "image_sets": folders},
         **{"id_set": "filled_silhouettes", "shifted_sets": ["edges"], "ood_sets": ["edges"], "cue_conflict_set": None},
-        **{"prompt_sets": ["single", "name_only"], "ood_scores": ["msp", "mcm", "knn"], "n_bootstrap": 10, "workers": 0},
+        **{"prompt_sets": ["single", "name_only"], "ood_scores": ["msp", "mcm"], "n_bootstrap": 10, "workers": 0},
     }
     parameters = load_parameters("params/sample.yaml", values)
     for name in sorted(NAMES, key=lambda name: (name.startswith("00"), name)):
