@@ -243,11 +243,13 @@ present.results(study, sections.seed_means(study, main_auroc), "ood_over_seeds")
 # label set first.
 
 # %%
+pairs = sections.fine_tuning_pairs(study.models)
+on_paths = main_auroc[main_auroc["model"].isin([*pairs["first"], *pairs["second"]])]
 present.figure(
     study,
     "ood_fine_tuning_paths",
     plots.fine_tuning_paths,
-    main_auroc if len(sections.fine_tuning_pairs(study.models)) else (),
+    on_paths,
     study.models,
     what=f"AUROC of {main} before (circles) and after (squares) fine-tuning",
     direction="higher is better",

@@ -677,7 +677,7 @@ def test_wrong_folders_are_one_line_each(values, tmp_path):
 def test_a_model_that_cannot_be_loaded_is_noted_and_the_others_run(values, tmp_path):
     good, other = clip_spec(tmp_path), classifier_spec(tmp_path)
     with (tmp_path / "evil.pt").open("wb") as file:
-        pickle.dump(print, file, protocol=2)
+        pickle.dump(eval, file, protocol=2)
     specs = [
         good,
         replace(good, id="evil", checkpoint=str(tmp_path / "evil.pt")),
@@ -692,7 +692,7 @@ def test_a_model_that_cannot_be_loaded_is_noted_and_the_others_run(values, tmp_p
     study = Study(load_parameters("params/sample.yaml", values | changed))
     assert set(sections.accuracy(study)["model"]) == {"tiny"}
     said = {
-        "evil": f"checkpoint {tmp_path / 'evil.pt'} would run code when loaded (print)",
+        "evil": f"checkpoint {tmp_path / 'evil.pt'} would run code when loaded (eval)",
         "other": f"checkpoint {other.checkpoint} does not fit 'tiny' (model 'other')",
         "absent": f"checkpoint of model 'absent' is not there: {tmp_path / 'absent.pt'}.",
         "unknown": "unknown timm architecture 'resnet51'; did you mean 'resnet",
