@@ -190,7 +190,9 @@ def _run(tasks, store, batch_size, workers, progress, on_error):
     images, failed = tasks[0].images, {}
     title = f"{images.name}: {tasks[0].model.spec.id}" + (f" and {len(tasks) - 1} more" if len(tasks) > 1 else "")
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=len(images), desc=title, unit="img", disable=not progress, leave=False))
+        bar = stack.enter_context(
+            tqdm(total=len(images), desc=title, unit="img", disable=None if progress else True, leave=False)
+        )
         # Models of other names may be the same in content: one task a key. Sorted, so that processes which want
         # overlapping units take the locks in the same order.
         for key in sorted({task.key for task in tasks}):

@@ -22,11 +22,18 @@ warnings.filterwarnings("ignore", message="IProgress not found")  # text progres
 itables.init_notebook_mode(all_interactive=False, connected=False)
 
 
-def overview(study):
-    """Show what the suite compares: models by group, image sets by size, and what is missing."""
+def overview(study, *, whole_suite=False):
+    """Show what is compared: models by group, image sets by size, and what is missing.
+
+    Parameters
+    ----------
+    whole_suite : bool, default False
+        All image sets instead of those that play a part in this notebook.
+    """
+    names = study.images if whole_suite else study.in_play
     rows = [
         {"image set": name, "images": len(images), "classes": len(images.space) or "", "understood as": images.protocol}
-        for name, images in study.images.items()
+        for name, images in ((name, study.images[name]) for name in names)
     ]
     if rows:
         display(pd.DataFrame(rows).style.hide(axis="index").format({"images": "{:,}"}).set_table_attributes(_CLASS))

@@ -5,6 +5,7 @@ it links, so the folder can be moved or sent as it is, and read without a networ
 """
 
 import ast
+import contextlib
 import copy
 import hashlib
 import json
@@ -276,12 +277,30 @@ def build_report(parameters, only=(), notebooks=NOTEBOOKS):
     declared = [key for name in sections for key in declared_parameters(read_notebook(sources[name]), name)]
     if names := study.playing(declared):
         study.evaluate(*names)
-    with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1)) as pool:
+    at_once = min(MOST_AT_ONCE, os.cpu_count() or 1, max(1, len(sections)))
+    with ThreadPoolExecutor(at_once) as pool, _threads_of_kernels((os.cpu_count() or 1) // at_once):
         list(pool.map(run, sections))
     for name in stale:
         if name in overview:
             run(name)
     return render_report(parameters, list(sources))
+
+
+@contextlib.contextmanager
+def _threads_of_kernels(n):
+    """Let each kernel started here use n cores, unless the environment says otherwise.
+
+    Side by side, libraries that each take all cores wait for one another: on two cores that doubled the CPU time of a
+    notebook.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(n)  # kernels inherit it; this process has read it long ago
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
 
 
 def _identity(source, parameters):

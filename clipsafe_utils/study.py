@@ -173,6 +173,11 @@ class Study:
         names = [name for value in values for name in (value if isinstance(value, list) else [value])]
         return [name for name in dict.fromkeys(names) if name in self.images]
 
+    @property
+    def in_play(self):
+        """Names of the image sets that play a part in this notebook; in the suite, where no notebook is run."""
+        return self.playing(ROLES if self._declared is None else self._declared)
+
     def evaluate(self, *names):
         """Make sure that every model has looked at these image sets; computes only what the store lacks.
 

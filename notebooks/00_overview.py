@@ -64,7 +64,7 @@ from clipsafe_utils import present
 from clipsafe_utils.study import Study
 
 study = Study(globals())
-present.overview(study)
+present.overview(study, whole_suite=True)
 
 # %% [markdown]
 # ## Results by section

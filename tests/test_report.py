@@ -1,6 +1,7 @@
 """The strict runner, the report and its check, on tiny notebooks that really run."""
 
 import json
+import os
 import shutil
 
 import nbformat
@@ -106,6 +107,18 @@ def test_report_is_complete(built):
     folder, sources = built
     check_report(folder, sources)
     assert sorted(path.name for path in folder.iterdir()) == ["figures", "notebooks", "provenance", "report", "tables"]
+
+
+def test_kernels_share_the_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with pytest.raises(ZeroDivisionError), report_module._threads_of_kernels(3):
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+        1 / 0  # noqa: B018
+    assert "OMP_NUM_THREADS" not in os.environ, "what runs later is not held to it"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    with report_module._threads_of_kernels(3):
+        assert os.environ["OMP_NUM_THREADS"] == "5", "the user's own choice stands"
+    assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
 def test_overview_runs_last_and_reads_first(built):

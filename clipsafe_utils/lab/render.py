@@ -76,8 +76,8 @@ def render(f, size, content, style):
             image = image * _shade(f, size)
     image = image * f["gain"][:, None, None, None]
     grain = _noise(f["noise_at"], 3 * size * size).reshape(-1, 3, size, size)
-    image = image + grain * f["noise"][:, None, None, None]
-    return (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+    image += grain.mul_(f["noise"][:, None, None, None])  # in place here and below: memory is what rendering waits for
+    return image.clamp_(0, 1).mul_(255).add_(0.5).to(torch.uint8)
 
 
 def _column(f, *names):
@@ -114,7 +114,7 @@ def _scene(f, size, style):
         distance = (x - bx * 1.1) * (x - bx * 1.1) + (y - by * 1.1) * (y - by * 1.1)
         alpha = ((1 - distance / (radius * radius)) * 2).clamp(0, 1) * (br > -0.4) * 0.8
         paint = banks()["colors"][((bc[:, 0, 0] + 1) * 5).long().clamp(0, 9)][:, :, None, None]
-        image = image + alpha[:, None] * (paint - image)
+        image += (paint - image).mul_(alpha[:, None])
     return image
 
 
@@ -132,7 +132,7 @@ def _surface(f, u, v, style="photo"):
     if style == "renderer":
         first, second = first * 0.8 + 0.1, second * 0.8 + 0.1
     first, second = first[:, :, None, None], second[:, :, None, None]
-    return first + motif * (second - first)
+    return (motif * (second - first)).add_(first)
 
 
 def _paint(image, f, size, style):
@@ -170,14 +170,14 @@ def _paint(image, f, size, style):
     shade = shade + grain * _noise(f["noise_at"] + 4 * size * size, size * size).reshape(-1, 1, size, size)
     shade = shade * (1 + bands * (_triangle(u * 0.9 + v * 0.5)[:, None] * 1.6 - 0.8))
     shade = shade * (1 - outline * edge)
-    color = color * shade
+    color *= shade
     far = (u + 0.3) * (u + 0.3) + (v + 0.35) * (v + 0.35)
-    color = color + gloss * (1 - far[:, None] * 4).clamp(0, 1)
-    color = color + clear * (1 - edge) * (image - color)
+    color += gloss * (1 - far[:, None] * 4).clamp(0, 1)
+    color += (image - color).mul_(clear * (1 - edge))
     if style == "renderer":
         shadow = F.pad(mask, (2, 0, 2, 0))[..., :size, :size]
         image = image * (1 - 0.45 * shadow)
-    return image + mask * (color - image)
+    return (color - image).mul_(mask).add_(image)
 
 
 def _shade(f, size):

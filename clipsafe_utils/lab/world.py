@@ -61,6 +61,8 @@ TYPICAL_SCENES = np.array(
       "floor wall night", "sky sea beach", "floor snow meadow", "wall night sea")]
 )[SUPERCLASS_OF]  # fmt: skip
 
+_OTHER_SCENES = np.array([[s for s in range(len(surfaces.SCENES)) if s not in row] for row in TYPICAL_SCENES])
+
 RATES = {
     # P(atypical):  pose, background, pattern, color, smaller, shape, partial, subcategory, texture, larger
     "benchmark": (0.12, 0.20, 0.15, 0.15, 0.10, 0.12, 0.10, 0.12, 0.15, 0.10),
@@ -210,8 +212,7 @@ class World:
         f["motif"] = typical_or("pattern", "motif", TYPICAL_PATTERN[surface], len(surfaces.PATTERNS))
         f["material"] = typical_or("texture", "material", TYPICAL_MATERIAL[surface], len(surfaces.MATERIALS))
         if spec.content == "object":
-            usual = TYPICAL_SCENES[label]
-            rest = np.array([[s for s in range(len(surfaces.SCENES)) if s not in row] for row in usual])
+            usual, rest = TYPICAL_SCENES[label], _OTHER_SCENES[label]
             rows, k, j = np.arange(len(index)), draw.below("scene", 3), draw.below("other scene", rest.shape[1])
             f["scene"] = np.where(f["background"], rest[rows, j], usual[rows, k])
         else:
