@@ -140,9 +140,10 @@ def row_facts(row, folder=None):
     if unit.kind == "logits":
         return {fact: facts[fact] for fact in facts if fact not in ("logit_scale", "class_names", "ood_scores")}
     how = row["protocol"].rpartition("prompts ")[2].split(", ")[0]
-    prompts = Parameters.model_construct(prompt_sets=values.get("prompt_sets", [])).prompts
-    if how in prompts:
-        templates = load_templates(prompts[how])
+    parameters = Parameters(**{key: values[key] for key in ("prompt_sets", "class_names") if key in values})
+    if how in parameters.prompts:
+        templates = load_templates(parameters.prompts[how])
+        facts["class_names"] = parameters.prompt_names[how]
         facts["prompts"] = f"{how}: {len(templates)} of {templates[0]!r} ..." if len(templates) > 1 else templates[0]
     if not row["protocol"].startswith("prompts "):  # then it names its score
         facts.pop("ood_scores", None)

@@ -7,7 +7,7 @@ paths start at the folder of the project, wherever a notebook or a command runs.
 import functools
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -34,7 +34,12 @@ STUDY_FACTORS = (
 )
 """The ten factors of the study."""
 
-PROMPT_SETS = ("imagenet_80", "imagenet_7", "single", "name_only")
+PROMPT_SETS = (
+    *("imagenet_80", "imagenet_7", "single", "name_only", "imagenet_5", "imagenet_30"),
+    *("random_words", "satellite", "medical", "text"),
+)
+"""Those of clipsafe_utils/prompts.yaml."""
+
 ROLES = ("id_set", "shifted_sets", "ood_sets", "cue_conflict_set", "factor_set", "paired_set")
 """Parameters that say which part an image set plays."""
 
@@ -45,6 +50,7 @@ FITTED_SCORES = OOD_SCORES[6:]
 Factor = Literal[
     *STUDY_FACTORS, "darker", "brighter", "object_blocking", "person_blocking", "style", "multiple_objects"
 ]
+ClassNames = Literal["openai", "openai_unique", "wordnet", "synonyms"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -80,6 +86,13 @@ class ImageSetParameters(_Group):
     labels: str | None = Field(None, description="file with labels, for sets that are not sorted into folders")
     partial: bool = Field(False, description="admit a sample of a known set")
     is_ood: bool | None = Field(None, description="whether the images are out-of-distribution; default: as known")
+
+
+class PromptParameters(_Group):
+    """A prompt set with class names of its own."""
+
+    templates: str | list[str] = Field(..., description="name of a prompt set, or templates with {}")
+    class_names: ClassNames = Field("openai", description="class names, as in the parameter of that name")
 
 
 class NodeParameters(_Group):
@@ -136,13 +149,16 @@ class Parameters(_Strict):
         description="preset of clipsafe_utils/protocols.yaml for the keys that this file leaves out: tu-2023, "
         "mcm-2022, openood-1.5, taori-2020, clip-benchmark",
     )
-    prompt_sets: list[str | dict[str, list[str]]] = Field(
+    prompt_sets: list[str | dict[str, list[str] | PromptParameters]] = Field(
         ["imagenet_80"],
-        description="names of prompt sets, or {name: [templates with {}]} for your own; the first is the main one",
+        description="names of prompt sets (clipsafe_utils/prompts.yaml), {name: [templates with {}]} for your own, or "
+        "{name: {templates: imagenet_80, class_names: wordnet}} for other class names; the first is the main one",
         min_length=1,
     )
-    class_names: Literal["openai", "openai_unique"] = Field(
-        "openai", description="class names for zero-shot heads; openai_unique tells the two pairs of equal names apart"
+    class_names: ClassNames = Field(
+        "openai",
+        description="class names for zero-shot heads; openai_unique tells the two pairs of equal names apart, wordnet "
+        "and synonyms are the first and the second word that WordNet has for a class",
     )
     logit_scale: float | None = Field(
         None, gt=0, description="factor from cosine to logit of zero-shot models; null: what each was trained with"
@@ -243,15 +259,8 @@ class Parameters(_Strict):
             if isinstance(entry, str) and entry not in PROMPT_SETS:
                 raise unknown("prompt set", entry, PROMPT_SETS, hint="Write your own as {name: [templates with {}]}.")
             if isinstance(entry, dict):
-                for name, templates in entry.items():
-                    if not isinstance(templates, list) or not templates:
-                        raise ClipsafeError(
-                            f"prompt set {name!r} needs a list of templates such as 'a photo of a {{}}.'."
-                        )
-                    if without := [t for t in templates if not isinstance(t, str) or t.count("{}") != 1]:
-                        raise ClipsafeError(
-                            f"template {without[0]!r} of {name!r} needs exactly one {{}} for the class name."
-                        )
+                for name, given in entry.items():
+                    _check_own_prompts(name, given)
             names += [entry] if isinstance(entry, str) else list(entry) if isinstance(entry, dict) else []
         if twins := [name for name in names if names.count(name) > 1]:
             raise ClipsafeError(f"prompt set {twins[0]!r} is listed twice; remove one.")
@@ -288,13 +297,41 @@ class Parameters(_Strict):
 
     @property
     def prompts(self):
-        """Name of each prompt set -> that name, or the templates of the user's own; either suits `load_templates`."""
+        """Name of each prompt set -> name of its templates, or the templates themselves; both suit `load_templates`."""
+        return {name: getattr(given, "templates", given) for name, given in self._named_prompts.items()}
+
+    @property
+    def prompt_names(self):
+        """Name of each prompt set -> its list of class names."""
+        return {name: getattr(given, "class_names", self.class_names) for name, given in self._named_prompts.items()}
+
+    @property
+    def _named_prompts(self):
         named = [{entry: entry} if isinstance(entry, str) else entry for entry in self.prompt_sets]
-        return {name: templates for entry in named for name, templates in entry.items()}
+        return {name: given for entry in named for name, given in entry.items()}
 
     def image_root(self, name):
         """Absolute folder of one of `image_sets`."""
         return self.path("data") / (self.image_sets[name].root or name)
+
+
+def _check_own_prompts(name, given):
+    """Refuse a prompt set of the user's own that is not one; what is wrong is said better here than by its type."""
+    templates = given
+    if isinstance(given, dict):
+        templates = given.get("templates")
+        if stray := sorted(given.keys() - PromptParameters.model_fields.keys()):
+            raise unknown(f"key of prompt set {name!r}", stray[0], PromptParameters.model_fields)
+        if (names := given.get("class_names", "openai")) not in get_args(ClassNames):
+            raise unknown("class-name list", names, get_args(ClassNames))
+        if isinstance(templates, str) and templates not in PROMPT_SETS:
+            raise unknown("prompt set", templates, PROMPT_SETS)
+        if isinstance(templates, str):
+            return
+    if not isinstance(templates, list) or not templates:
+        raise ClipsafeError(f"prompt set {name!r} needs a list of templates such as 'a photo of a {{}}.'.")
+    if without := [t for t in templates if not isinstance(t, str) or t.count("{}") != 1]:
+        raise ClipsafeError(f"template {without[0]!r} of {name!r} needs exactly one {{}} for the class name.")
 
 
 def resolve(path):

@@ -1,32 +1,50 @@
 """Prompt sets and class names: what a zero-shot head is made of."""
 
+import functools
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from clipsafe_utils.errors import ClipsafeError, unknown
 
-SINGLE = ("a photo of a {}.",)
-NAME_ONLY = ("{}",)
+CLASS_NAMES = ("openai", "openai_unique", "wordnet", "synonyms")
+"""Class-name lists, see `class_names`."""
 
 
+@functools.cache
+def described_sets():
+    """The prompt sets of `prompts.yaml`.
+
+    Returns
+    -------
+    dict of str to dict
+        Name -> source, which says so where a set is a reconstruction, and where its templates come from.
+    """
+    return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+
+
+@functools.cache
 def template_sets():
     """Names of the template sets, with their templates (strings with one `{}`).
-
-    `imagenet_80` and `imagenet_7` are open_clip's OPENAI_IMAGENET_TEMPLATES and SIMPLE_IMAGENET_TEMPLATES.
 
     Returns
     -------
     dict of str to tuple of str
     """
-    from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+    import open_clip
 
-    return {
-        "imagenet_80": tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES),
-        "imagenet_7": tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLATES),
-        "single": SINGLE,
-        "name_only": NAME_ONLY,
-    }
+    sets = {}
+    for name, entry in described_sets().items():
+        if "open_clip" in entry:
+            sets[name] = tuple(template("{}") for template in getattr(open_clip, entry["open_clip"]))
+        elif "of" in entry:
+            whole, size = sets[entry["of"]], entry["size"]
+            sets[name] = tuple(whole[len(whole) * k // size] for k in range(size))
+        else:
+            sets[name] = tuple(entry["templates"])
+    return sets
 
 
 def load_templates(prompt_set):
@@ -67,17 +85,26 @@ def class_names(space, variant="openai"):
     ----------
     space : LabelSpace
         Its classifier outputs are named ("imagenet1k": open_clip's 1,000 names); other spaces name their own classes.
-    variant : {"openai", "openai_unique"}, default "openai"
-        `openai_unique` tells the duplicated names apart with their WordNet names.
+    variant : {"openai", "openai_unique", "wordnet", "synonyms"}, default "openai"
+        Of ImageNet: `openai_unique` tells the duplicated names apart with their WordNet names; `wordnet` takes the
+        first lemma of each synset (which two cranes and two maillots share), the names that ImageNet-X comes with;
+        `synonyms` the second lemma where there is one. Of the laboratory: `synonyms` takes the second word that
+        captions have for a class. Other spaces have one list.
 
     Returns
     -------
     tuple of str
     """
-    if variant not in ("openai", "openai_unique"):
-        raise unknown("class-name list", variant, ("openai", "openai_unique"))
+    if variant not in CLASS_NAMES:
+        raise unknown("class-name list", variant, CLASS_NAMES)
+    if space.outputs == "lab" and variant == "synonyms":
+        from clipsafe_utils.lab.captions import SYNONYMS
+
+        return tuple(SYNONYMS[name] for name in space.names)
     if space.outputs != "imagenet1k":
         return tuple(name.replace("_", " ") for name in space.names)
+    if variant in ("wordnet", "synonyms"):
+        return _lemmas(variant == "synonyms")
     from open_clip import IMAGENET_CLASSNAMES
 
     names = list(IMAGENET_CLASSNAMES)
@@ -85,6 +112,16 @@ def class_names(space, variant="openai"):
         for index, name in UNIQUE_NAMES.items():
             names[index] = name
     return tuple(names)
+
+
+@functools.cache
+def _lemmas(number):
+    """First or second lemma of ImageNet's 1,000 synsets; the last where there are fewer."""
+    from timm.data import ImageNetInfo
+
+    synsets = ImageNetInfo("imagenet1k")
+    lemmas = [synsets.label_name_to_description(synset, detailed=False).split(", ") for synset in synsets.label_names()]
+    return tuple(of[min(number, len(of) - 1)] for of in lemmas)
 
 
 UNIQUE_NAMES = {744: "projectile", 836: "sunglass"}

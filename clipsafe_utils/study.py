@@ -226,8 +226,7 @@ class Study:
         """Class names and templates of the zero-shot heads that the suite is sure to need."""
         if not any(spec.is_zero_shot for spec in self.specs):
             return []
-        names = class_names(self.id_space, self.parameters.class_names)
-        return [(names, templates) for templates in self.prompt_sets.values()]
+        return [(self.class_names(self.id_space, prompts), given) for prompts, given in self.prompt_sets.items()]
 
     def _miss_model(self, model, error):
         self.missing[model] = str(error)
@@ -241,7 +240,7 @@ class Study:
             raise ClipsafeError(f"model {model!r} has no results for {name!r}: {self.missing.get(model, 'unknown')}")
         return self._units[model, name]
 
-    @property
+    @cached_property
     def prompt_sets(self):
         """Name -> templates, the main set first."""
         return {name: load_templates(given) for name, given in self.parameters.prompts.items()}
@@ -249,6 +248,10 @@ class Study:
     @property
     def main_prompts(self):
         return next(iter(self.parameters.prompts))
+
+    def class_names(self, space, prompts=None):
+        """What the classes of a space are called in a prompt set, the main one by default: a tuple of str."""
+        return class_names(space, self.parameters.prompt_names[prompts or self.main_prompts])
 
     def space(self, name):
         """Label space that an image set is judged in: its own if it shares the outputs of the ID set's, else that.
@@ -309,7 +312,7 @@ class Study:
         p = self.parameters
         if p.label_space == "own_names":
             space = space.by_name()
-        head = self.head(model, prompts or self.main_prompts, class_names(space, p.class_names))
+        head = self.head(model, prompts or self.main_prompts, self.class_names(space, prompts))
         array = np.asarray(unit.array)
         scores = array @ head["weights"].T / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
         if not cosines:
@@ -341,7 +344,7 @@ class Study:
         Of zero-shot models in the classes of the in-distribution set.
         """
         if self.is_zero_shot(model):
-            names = class_names(self.id_space, self.parameters.class_names)
+            names = self.class_names(self.id_space, prompts)
             head = self.head(model, prompts or self.main_prompts, names)
             scale, bias = self._scale_and_bias(head)
             return {"weights": head["weights"] * scale, "bias": np.full(len(names), bias, np.float32)}
@@ -382,8 +385,9 @@ class Study:
         p, classes = self.parameters, {"space": [space.outputs, space.names, space.members]}
         if not self.is_zero_shot(model):
             return classes
-        templates = list(self.prompt_sets[prompts or self.main_prompts])
-        how = {"class_names": p.class_names, "label_space": p.label_space, "logit_scale": p.logit_scale}
+        prompts = prompts or self.main_prompts
+        templates = list(self.prompt_sets[prompts])
+        how = {"class_names": p.prompt_names[prompts], "label_space": p.label_space, "logit_scale": p.logit_scale}
         return classes | {"templates": templates} | how
 
     def answer(self, model, name, identity, compute):
@@ -410,8 +414,9 @@ class Study:
         from clipsafe_utils.inference import stored_head
 
         adapter = self.adapters[model]
-        templates = self.prompt_sets[prompts] if isinstance(prompts, str) else prompts
-        whole = class_names(self.id_space, self.parameters.class_names)
+        named = isinstance(prompts, str)
+        templates = self.prompt_sets[prompts] if named else prompts
+        whole = self.class_names(self.id_space, prompts if named else None)
         if len(names) < len(whole) and set(names) <= set(whole):
             head = self.head(model, prompts, whole)
             return head | {"weights": head["weights"][[whole.index(name) for name in names]]}
@@ -501,6 +506,7 @@ class _Recorder:
         derived = {
             **{"folder": {"outputs", "suite"}, "store_path": {"store", "outputs", "suite"}},
             **{"image_root": {"data"}, "prompts": {"prompt_sets"}},
+            "prompt_names": {"prompt_sets", "class_names"},
         }
         self.used |= derived.get(name, {name})
         return getattr(self._parameters, name)

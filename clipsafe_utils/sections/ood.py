@@ -17,7 +17,7 @@ from clipsafe_utils.metrics import (
     ood_detection,
     ood_score,
 )
-from clipsafe_utils.prompts import class_names, negative_words
+from clipsafe_utils.prompts import negative_words
 from clipsafe_utils.sections.rows import WITH_IMAGES, accuracy_row, is_correct, row
 from clipsafe_utils.statistics import auroc_difference_interval, auroc_interval, split_mask
 from clipsafe_utils.table import tidy
@@ -164,10 +164,10 @@ def _scores(study, model, name, fits, prompts):
 
 
 def _negative_logits(study, model, name, prompts):
-    variant = study.parameters.class_names
-    words, prompts = negative_words(study.id_space, variant), prompts or study.main_prompts
+    prompts = prompts or study.main_prompts
+    words = negative_words(study.id_space, study.parameters.prompt_names[prompts])
     candidates, classes = (
-        study.head(model, prompts, names)["weights"] for names in (words, class_names(study.id_space, variant))
+        study.head(model, prompts, names)["weights"] for names in (words, study.class_names(study.id_space, prompts))
     )
     logits = study.outputs(model, name, prompts=prompts, space=LabelSpace("", words))
     return logits[:, mine_negatives(candidates, classes)]
