@@ -101,7 +101,8 @@ def test_a_prompt_set_can_have_class_names_of_its_own():
         (
             "imagenet80",
             "unknown prompt set 'imagenet80'; did you mean 'imagenet_80'? valid: imagenet_30, imagenet_5, imagenet_7, "
-            "imagenet_80, medical, name_only, random_words, satellite, single, text. A list of templates with {} works too.",
+            "imagenet_80, medical, name_only, random_words, satellite, single, text. "
+            "A list of templates with {} works too.",
         ),
         ([], "the list of templates is empty; give at least one, such as 'a photo of a {}.'."),
         (["a {}", "a photo"], "template 'a photo' needs exactly one {} where the class name goes."),
@@ -134,7 +135,8 @@ def test_class_names_and_their_duplicates():
     with pytest.raises(ClipsafeError) as error:
         class_names(own, "openai_uniqe")
     assert str(error.value) == (
-        "unknown class-name list 'openai_uniqe'; did you mean 'openai_unique'? valid: openai, openai_unique, synonyms, wordnet."
+        "unknown class-name list 'openai_uniqe'; did you mean 'openai_unique'? "
+        "valid: openai, openai_unique, synonyms, wordnet."
     )
 
 

@@ -19,7 +19,7 @@ from clipsafe_utils.plots.ood import (
     score_gains,
     scores_by_group,
 )
-from clipsafe_utils.plots.prompts import prompt_effects
+from clipsafe_utils.plots.prompts import mean_prompt_effects, prompt_effects, prompt_front, variance_shares
 from clipsafe_utils.plots.robustness import (
     accuracy_on_accuracy,
     effective_robustness,
@@ -42,14 +42,17 @@ __all__ = [
     "error_ratios",
     "fine_tuning_paths",
     "legend",
+    "mean_prompt_effects",
     "metric_style",
     "ood_detection",
     "paired_effects",
     "prompt_effects",
+    "prompt_front",
     "reliability_diagram",
     "score_distributions",
     "score_gains",
     "scores_by_group",
     "set_style",
     "shape_bias",
+    "variance_shares",
 ]

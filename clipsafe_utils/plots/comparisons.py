@@ -33,15 +33,8 @@ def comparisons(table, *, ax=None):
     metric = metric.removesuffix("_over")
     style, is_difference = metric_style(metric), kind == "difference"
     order = list(rows.groupby("test_set")["value"].mean().sort_values(ascending=False, kind="stable").index)
-    lanes = sorted(set(rows["model"]))
-    ax = make_axes(ax, 1.3 + len(order) * max(0.3, 0.14 * len(lanes) + 0.08))
-    handles = []
-    for index, (lane, color) in enumerate(zip(lanes, series_colors(len(lanes)), strict=True)):
-        part = rows[rows["model"] == lane]
-        y = part["test_set"].map(order.index) + 0.8 * ((index + 0.5) / len(lanes) - 0.5)
-        look = GroupStyle(lane, color, "osv^DPX"[index % 7])
-        draw_dots(ax, part["value"], y, part["ci_low"], part["ci_high"], look)
-        handles.append(make_handle(look.marker, color, lane))
+    ax = make_axes(ax, lanes_height(rows, order))
+    handles = draw_lanes(rows, ax, order)
     set_categories(ax, factor_labels(order))
     if is_difference or metric == "effective_robustness":
         ax.axvline(0, **REFERENCE)
@@ -50,3 +43,19 @@ def comparisons(table, *, ax=None):
     ax.set_xlabel(f"{style.label}{': difference' * is_difference}{f' ({unit})' * bool(unit)}")
     legend(ax, handles)
     return ax
+
+
+def lanes_height(rows, order):
+    return 1.3 + len(order) * max(0.3, 0.14 * rows["model"].nunique() + 0.08)
+
+
+def draw_lanes(rows, ax, order):
+    """Values with their intervals, a lane a `model`, at the place of their `test_set` in `order`; returns handles."""
+    lanes, handles = sorted(set(rows["model"])), []
+    for index, (lane, color) in enumerate(zip(lanes, series_colors(len(lanes)), strict=True)):
+        part = rows[rows["model"] == lane]
+        y = part["test_set"].map(order.index) + 0.8 * ((index + 0.5) / len(lanes) - 0.5)
+        look = GroupStyle(lane, color, "osv^DPX"[index % 7])
+        draw_dots(ax, part["value"], y, part["ci_low"], part["ci_high"], look)
+        handles.append(make_handle(look.marker, color, lane))
+    return handles

@@ -25,13 +25,23 @@ from clipsafe_utils.sections.ood_comparisons import (
     simpson,
     training_strata,
 )
-from clipsafe_utils.sections.prompts import NO_ZERO_SHOT, prompt_effects
+from clipsafe_utils.sections.prompts import (
+    NO_ZERO_SHOT,
+    choice_costs,
+    mean_effects,
+    prompt_effects,
+    prompt_front,
+    prompt_grid,
+    prompt_objectives,
+    prompt_set_facts,
+    variance_decomposition,
+)
 from clipsafe_utils.sections.robustness import SAME_CLASSES, accuracy, robustness
 from clipsafe_utils.sections.rows import CLIP_GROUPS, WITH_IMAGES, group_means, row
 
 PER_MODEL = (
     *(accuracy, visual_factors, paired_effects, cue_conflict, ood_table, drawn_scores, calibration),
-    prompt_effects,
+    prompt_grid,
 )
 """Those that look at a model's outputs; every question that another one asks is among theirs."""
 
@@ -46,6 +56,7 @@ __all__ = [
     "accuracy_correlations",
     "best_scores",
     "calibration",
+    "choice_costs",
     "contrasts",
     "cue_conflict",
     "drawn_scores",
@@ -54,6 +65,7 @@ __all__ = [
     "fitted_on",
     "group_means",
     "main_score",
+    "mean_effects",
     "near_and_far",
     "of_score",
     "ood_scores",
@@ -61,6 +73,10 @@ __all__ = [
     "ood_tables",
     "paired_effects",
     "prompt_effects",
+    "prompt_front",
+    "prompt_grid",
+    "prompt_objectives",
+    "prompt_set_facts",
     "reliability_curves",
     "robustness",
     "row",
@@ -71,6 +87,7 @@ __all__ = [
     "simpson",
     "source_pairs",
     "training_strata",
+    "variance_decomposition",
     "visual_factors",
     "with_id_accuracy",
 ]

@@ -1,12 +1,23 @@
-"""What prompt sets change."""
+"""What prompt sets change: by model, over models and training sources, and what one objective costs another."""
 
 import numpy as np
+import pandas as pd
 
+from clipsafe_utils.decomposition import on_front, variance_share_intervals
+from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.intervals import ece_difference_interval, ece_interval, paired_accuracy_interval
-from clipsafe_utils.metrics import confidence_and_correct
+from clipsafe_utils.metrics import auroc, confidence_and_correct, expected_calibration_error
+from clipsafe_utils.prompts import described_sets, duplicated_names
+from clipsafe_utils.sections.calibration import scaled_error
 from clipsafe_utils.sections.ood import main_score, ood_scores
 from clipsafe_utils.sections.rows import WITH_IMAGES, row
-from clipsafe_utils.statistics import auroc_difference_interval, auroc_interval, wilson_interval
+from clipsafe_utils.statistics import (
+    auroc_difference_interval,
+    auroc_interval,
+    mean_interval,
+    wilson_interval,
+)
+from clipsafe_utils.table import tidy
 
 NO_ZERO_SHOT = "prompts act on zero-shot CLIP models, and this suite has none: add rows of that group to its zoo."
 
@@ -22,13 +33,8 @@ def prompt_effects(study):
         for the same images.
     """
     p = study.parameters
-    names, ood_names, rows = study.named(p.id_set), study.named(*p.ood_sets), []
-    zero_shot = [spec.id for spec in study.specs if spec.is_zero_shot]
-    if not (names and zero_shot):
-        study.missing["prompt sets"] = WITH_IMAGES if study.is_published else NO_ZERO_SHOT
-        return study.table(rows)
-    evaluated = study.evaluate(*names, *ood_names)
-    for model in [model for model in zero_shot if model in evaluated]:
+    ood_names, rows = study.named(*p.ood_sets), []
+    for model in _zero_shot(study, *ood_names):
         main = None
         for prompts in study.prompt_sets:
             confidence, correct = study.ask(confidence_and_correct, model, p.id_set, prompts=prompts)
@@ -41,6 +47,17 @@ def prompt_effects(study):
             main = main or own
             rows += _prompt_rows(study, model, prompts, own, main, len(inside))
     return study.table(rows)
+
+
+def _zero_shot(study, *names):
+    """Zero-shot models that have looked at the in-distribution set and at these."""
+    p = study.parameters
+    zero_shot = [spec.id for spec in study.specs if spec.is_zero_shot]
+    if not (study.named(p.id_set) and zero_shot):
+        study.missing["prompt sets"] = WITH_IMAGES if study.is_published else NO_ZERO_SHOT
+        return []
+    evaluated = study.evaluate(p.id_set, *names)
+    return [model for model in zero_shot if model in evaluated]
 
 
 def _prompt_rows(study, model, prompts, own, main, n_id):
@@ -64,3 +81,241 @@ def _prompt_rows(study, model, prompts, own, main, n_id):
             same = (both[~is_ood], both[is_ood], others[~is_ood], others[is_ood])
             interval = auroc_difference_interval(*same, level=p.ci_level)
             yield row(model, name, protocol, "auroc_difference", interval)
+
+
+OBJECTIVES = {"accuracy": 1, "ece": -1, "auroc": 1}
+"""The study's three objectives -> 1 where higher is better."""
+
+FACTORS = ("model", "prompt set", "test set")
+
+
+def prompt_grid(study, effects=None):
+    """Every objective of every model, prompt set and test set, as values without intervals over images.
+
+    Parameters
+    ----------
+    effects : DataFrame, optional
+        From `prompt_effects`; what it holds is not computed again.
+
+    Returns
+    -------
+    DataFrame
+        Tidy, protocol "prompts SET": accuracy and ece on the in-distribution and the shifted sets, auroc of the main
+        score on the OOD sets. In-distribution also ece_scaled, after temperature scaling, of images that the
+        temperature was not fitted on; on the OOD sets auroc_mcm where the suite has that score.
+    """
+    p = study.parameters
+    effects = prompt_effects(study) if effects is None else effects
+    shifted, ood_names, rows = study.named(*p.shifted_sets), study.named(*p.ood_sets), []
+    with_mcm = "mcm" in p.ood_scores and main_score(study) != "mcm"
+    for model in _zero_shot(study, *shifted, *ood_names):
+        for prompts in study.prompt_sets:
+            protocol = study.protocol(model, prompts)
+            for name in shifted:
+                confidence, correct = study.ask(confidence_and_correct, model, name, prompts=prompts)
+                error = expected_calibration_error(confidence, correct, n_bins=p.n_bins)
+                rows.append(row(model, name, protocol, "accuracy", (correct.mean(), len(correct))))
+                rows.append(row(model, name, protocol, "ece", (error, len(correct))))
+            rows.append(row(model, p.id_set, protocol, "ece_scaled", scaled_error(study, model, p.id_set, prompts)))
+            inside = ood_scores(study, model, p.id_set, "mcm", prompts) if with_mcm and ood_names else None
+            for name in ood_names if with_mcm else []:
+                outside = ood_scores(study, model, name, "mcm", prompts)
+                rows.append(row(model, name, protocol, "auroc_mcm", (auroc(inside, outside), len(outside))))
+    kept = effects[~effects["metric"].str.endswith("_difference")]
+    return tidy(pd.concat([kept, study.table(rows)]))
+
+
+def _by_prompts(rows):
+    """Rows with a column `prompts`, the prompt set that their protocol names."""
+    return rows.assign(prompts=rows["protocol"].str.removeprefix("prompts ").str.split(", ").str[0])
+
+
+def prompt_objectives(study, grid):
+    """Objectives of each model with each prompt set: in-distribution, AUROC as the mean over the OOD sets.
+
+    Parameters
+    ----------
+    grid : DataFrame
+        From `prompt_grid`.
+
+    Returns
+    -------
+    DataFrame
+        One row a (model, prompts), prompt sets in the order of the suite; columns accuracy, ece, ece_scaled, auroc,
+        auroc_mcm, those of them that the suite has for all.
+    """
+    p = study.parameters
+    rows = _by_prompts(grid[grid["test_set"].isin([p.id_set, *p.ood_sets])])
+    table = rows.pivot_table(index=["model", "prompts"], columns="metric", values="value")
+    order = [(model, prompts) for model in table.index.unique("model") for prompts in study.prompt_sets]
+    columns = ["accuracy", "ece", "ece_scaled", "auroc", "auroc_mcm"]
+    table = table.reindex(index=pd.MultiIndex.from_tuples(order, names=table.index.names), columns=columns)
+    return table.dropna(axis=1)
+
+
+def _wide(study, objectives, objective):
+    """One objective: a line a model, a column a prompt set, in the order of the suite."""
+    wide = objectives.reset_index().pivot_table(index="model", columns="prompts", values=objective)
+    return wide[list(study.prompt_sets)]
+
+
+def mean_effects(study, objectives):
+    """Mean change by prompt set against the main one, over all zero-shot models and over those of a training source.
+
+    Parameters
+    ----------
+    objectives : DataFrame
+        From `prompt_objectives`.
+
+    Returns
+    -------
+    DataFrame
+        Tidy, metric "OBJECTIVE_difference": `model` names the models, `test_set` the prompt set, n counts the models;
+        Student's interval over models, which below three of them is missing.
+    """
+    source = study.models["pretrain_source"].reindex(objectives.index.unique("model"))
+    rows, groups = [], {"all zero-shot CLIP": source.index}
+    groups |= {f"trained on {name}": part.index for name, part in source[source != ""].groupby(source)}
+    if len(groups) == 2:  # one source: the same models twice
+        groups.popitem()
+    for objective in objectives:
+        table = _wide(study, objectives, objective)
+        change = table.drop(columns=study.main_prompts).sub(table[study.main_prompts], axis=0)
+        for name, models in groups.items():
+            for prompts in [prompts for prompts in study.prompt_sets if prompts in change]:
+                interval = _over_models(change.loc[models, prompts], study.parameters.ci_level)
+                rows.append(row(name, prompts, "paired by model", f"{objective}_difference", interval))
+    return study.table(rows)
+
+
+def _over_models(values, level):
+    interval = mean_interval(values.to_numpy(), level=level)._replace(kind="student t over models")
+    return interval if len(values) >= 3 else interval._replace(low=np.nan, high=np.nan)
+
+
+def variance_decomposition(study, grid):
+    """How much of each objective's variance lies in the model, the prompt set, the test set and their interactions.
+
+    Parameters
+    ----------
+    grid : DataFrame
+        From `prompt_grid`. Accuracy and ECE over the in-distribution and the shifted sets, AUROC over the OOD sets.
+
+    Returns
+    -------
+    DataFrame
+        Tidy, metric "variance_share": `model` names the objective, `test_set` the effect ("prompt set x model"), n
+        counts the models. Intervals over models, of these prompt sets and test sets (`variance_share_intervals`).
+    """
+    rows = []
+    for objective in OBJECTIVES:
+        part = _by_prompts(grid[grid["metric"] == objective])
+        table = part.pivot_table(index="model", columns=["prompts", "test_set"], values="value").dropna()
+        sizes = [len(level) for level in (table.index, *table.columns.levels)]
+        if table.empty or max(sizes[:2]) < 2:
+            continue
+        values = table.to_numpy().reshape(sizes)
+        for effect, interval in variance_share_intervals(values, FACTORS, level=study.parameters.ci_level).items():
+            rows.append(row(objective, " x ".join(effect), "crossed, all random", "variance_share", interval))
+    return study.table(rows)
+
+
+def prompt_front(study, objectives):
+    """The prompt sets by their means over models, and which of them no other beats in all three objectives.
+
+    Returns
+    -------
+    DataFrame
+        One row a prompt set, in the order of the suite: prompts; accuracy, ece and auroc with OBJECTIVE_low and
+        OBJECTIVE_high, where the mean would lie by the interval of its paired difference to the main set's (NaN of the
+        main set, and below three models); on_front; models_on_front, the share of models of which it is on the own
+        front; resamples_on_front, the share of bootstrap resamples of the models; n_models.
+    """
+    known = [objective for objective in OBJECTIVES if objective in objectives]
+    tables = [_wide(study, objectives, objective) for objective in known]
+    p, n = study.parameters, len(tables[0])
+    front = pd.DataFrame({"prompts": list(study.prompt_sets)})
+    for objective, table in zip(known, tables, strict=True):
+        main, changes = table[study.main_prompts], table.sub(table[study.main_prompts], axis=0)
+        limits = [_over_models(changes[prompts], p.ci_level)[1:3] for prompts in table]
+        front[objective] = table.mean().to_numpy()
+        for end, values in zip(("low", "high"), zip(*limits, strict=True), strict=True):
+            front[f"{objective}_{end}"] = np.where(table.columns == study.main_prompts, np.nan, main.mean() + values)
+    values = np.stack([OBJECTIVES[objective] * table for objective, table in zip(known, tables, strict=True)], axis=-1)
+    resamples = np.random.default_rng(p.seed).integers(n, size=(p.n_bootstrap, n))
+    front["on_front"] = on_front(values.mean(axis=0))
+    front["models_on_front"] = on_front(values).mean(axis=0)
+    front["resamples_on_front"] = on_front(values[resamples].mean(axis=1)).mean(axis=0)
+    return front.assign(n_models=n)
+
+
+def choice_costs(study, objectives):
+    """What it costs one objective that the prompt set was chosen for another.
+
+    For each model both sets are chosen by their means over the *other* models, so the model that is judged had no say.
+
+    Returns
+    -------
+    DataFrame
+        One row a pair: chosen_by, costs (objectives), chosen, rival (the sets with the best means over all models),
+        cost (mean over models of how much worse `costs` is than with its own best set; positive: worse), low, high
+        (Student's interval over models; NaN below three), n_models. Empty for a single model.
+    """
+    known = [objective for objective in OBJECTIVES if objective in objectives]
+    scores = {key: OBJECTIVES[key] * _wide(study, objectives, key) for key in known}
+    n, rows = objectives.index.unique("model").size, []
+    others = {key: (score.sum() - score).to_numpy().argmax(axis=1) for key, score in scores.items()}
+    for chosen_by in known if n > 1 else []:
+        for costs in [key for key in known if key != chosen_by]:
+            values = scores[costs].to_numpy()
+            cost = values[np.arange(n), others[costs]] - values[np.arange(n), others[chosen_by]]
+            value, low, high, *_ = _over_models(pd.Series(cost), study.parameters.ci_level)
+            best = {key: scores[key].mean().idxmax() for key in (chosen_by, costs)}
+            rows.append((chosen_by, costs, best[chosen_by], best[costs], value, low, high, n))
+    return pd.DataFrame(rows, columns=["chosen_by", "costs", "chosen", "rival", "cost", "low", "high", "n_models"])
+
+
+def prompt_set_facts(study):
+    """The prompt sets as data: size, class names, tokens of a prompt, source.
+
+    Returns
+    -------
+    facts : DataFrame
+        One row a prompt set; tokens (with start and end) of the shortest and the longest prompt by the tokenizer of
+        the first zero-shot model, none without one.
+    shared : dict of str to dict
+        Class-name list -> names that several classes share, see `duplicated_names`.
+    """
+    p, rows, shared = study.parameters, [], {}
+    zero_shot = [spec.id for spec in study.specs if spec.is_zero_shot and spec.id in study.adapters]
+    model = study.adapters[zero_shot[0]] if zero_shot else None
+    for prompts, templates in study.prompt_sets.items():
+        names, variant = study.class_names(study.id_space, prompts), p.prompt_names[prompts]
+        shared[variant] = duplicated_names(names)
+        source = described_sets().get(p.prompts[prompts] if isinstance(p.prompts[prompts], str) else "", {})
+        rows.append(
+            {
+                **{"prompt set": prompts, "templates": len(templates), "class names": variant},
+                **{"prompts": len(templates) * len(names), "tokens": _tokens(model, templates, names)},
+                **{"first of them": " · ".join(templates[:3]), "source": source.get("source", "this parameter file")},
+            }
+        )
+    return pd.DataFrame(rows), shared
+
+
+def _tokens(model, templates, names):
+    """How many tokens prompts have, "6 to 14": of all templates with one name, and of all names in the longest."""
+    try:
+        tokenizer = model.tokenizer if model else None
+    except ClipsafeError:
+        return None
+    if not hasattr(tokenizer, "encoder"):  # tokenizers of other libraries pad in ways of their own
+        return None
+
+    def lengths(texts):
+        return (tokenizer(texts) != 0).sum(dim=1)
+
+    frames = lengths([template.replace("{}", names[0]) for template in templates])
+    inside = lengths([templates[int(frames.argmax())].replace("{}", name) for name in names])
+    shortest, longest = int(inside.min() - frames.max() + frames.min()), int(inside.max())
+    return " to ".join(map(str, dict.fromkeys((shortest, longest))))
