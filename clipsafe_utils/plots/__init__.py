@@ -19,7 +19,13 @@ from clipsafe_utils.plots.ood import (
     score_gains,
     scores_by_group,
 )
-from clipsafe_utils.plots.prompts import mean_prompt_effects, prompt_effects, prompt_front, variance_shares
+from clipsafe_utils.plots.prompts import (
+    OBJECTIVES,
+    mean_prompt_effects,
+    prompt_effects,
+    prompt_front,
+    variance_shares,
+)
 from clipsafe_utils.plots.robustness import (
     accuracy_on_accuracy,
     effective_robustness,
@@ -32,6 +38,7 @@ __all__ = [
     "FEW",
     "GROUP_STYLE",
     "METRICS",
+    "OBJECTIVES",
     "accuracy_correlations",
     "accuracy_on_accuracy",
     "against_id_accuracy",

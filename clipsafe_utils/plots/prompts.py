@@ -145,7 +145,7 @@ def prompt_front(front, *, panels=None):
         name = row["prompts"]
         if far[index]:
             style = {key: metric_style(key) for key in keys}
-            numbers = (f"{s.label} {f'{row[key]:.1%}' if s.percent else f'{row[key]:.2f}'}" for key, s in style.items())
+            numbers = (f"{s.label} {f'{row[key]:.1%}' if s.percent else f'{row[key]:.3f}'}" for key, s in style.items())
             name += f" (outside: {', '.join(numbers)})"
         handles.append(make_handle(marker, color, name, fill))
         bars = {"color": color, "linewidth": 1.2, "alpha": 0.7, "zorder": 2}

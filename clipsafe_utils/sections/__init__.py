@@ -26,6 +26,7 @@ from clipsafe_utils.sections.ood_comparisons import (
     training_strata,
 )
 from clipsafe_utils.sections.prompts import (
+    ALL,
     NO_ZERO_SHOT,
     choice_costs,
     mean_effects,
@@ -46,6 +47,7 @@ PER_MODEL = (
 """Those that look at a model's outputs; every question that another one asks is among theirs."""
 
 __all__ = [
+    "ALL",
     "CLIP_GROUPS",
     "NO_OOD_SETS",
     "NO_ZERO_SHOT",

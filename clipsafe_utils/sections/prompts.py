@@ -86,6 +86,8 @@ def _prompt_rows(study, model, prompts, own, main, n_id):
 OBJECTIVES = {"accuracy": 1, "ece": -1, "auroc": 1}
 """The study's three objectives -> 1 where higher is better."""
 
+ALL = "all zero-shot CLIP"
+
 FACTORS = ("model", "prompt set", "test set")
 
 
@@ -141,22 +143,24 @@ def prompt_objectives(study, grid):
     Returns
     -------
     DataFrame
-        One row a (model, prompts), prompt sets in the order of the suite; columns accuracy, ece, ece_scaled, auroc,
-        auroc_mcm, those of them that the suite has for all.
+        One row a (model, prompts), prompt sets in the order of the suite; columns accuracy, ece, ece_scaled (NaN
+        where no temperature is best), auroc, auroc_mcm, those of them that the suite has.
     """
     p = study.parameters
+    columns = ["accuracy", "ece", "ece_scaled", "auroc", "auroc_mcm"]
     rows = _by_prompts(grid[grid["test_set"].isin([p.id_set, *p.ood_sets])])
+    if rows.empty:
+        return pd.DataFrame(index=pd.MultiIndex.from_arrays([[], []], names=["model", "prompts"]))
     table = rows.pivot_table(index=["model", "prompts"], columns="metric", values="value")
     order = [(model, prompts) for model in table.index.unique("model") for prompts in study.prompt_sets]
-    columns = ["accuracy", "ece", "ece_scaled", "auroc", "auroc_mcm"]
     table = table.reindex(index=pd.MultiIndex.from_tuples(order, names=table.index.names), columns=columns)
-    return table.dropna(axis=1)
+    return table.dropna(axis=1, how="all")
 
 
 def _wide(study, objectives, objective):
     """One objective: a line a model, a column a prompt set, in the order of the suite."""
     wide = objectives.reset_index().pivot_table(index="model", columns="prompts", values=objective)
-    return wide[list(study.prompt_sets)]
+    return wide.reindex(columns=list(study.prompt_sets))
 
 
 def mean_effects(study, objectives):
@@ -174,7 +178,7 @@ def mean_effects(study, objectives):
         Student's interval over models, which below three of them is missing.
     """
     source = study.models["pretrain_source"].reindex(objectives.index.unique("model"))
-    rows, groups = [], {"all zero-shot CLIP": source.index}
+    rows, groups = [], {ALL: source.index}
     groups |= {f"trained on {name}": part.index for name, part in source[source != ""].groupby(source)}
     if len(groups) == 2:  # one source: the same models twice
         groups.popitem()
@@ -183,8 +187,10 @@ def mean_effects(study, objectives):
         change = table.drop(columns=study.main_prompts).sub(table[study.main_prompts], axis=0)
         for name, models in groups.items():
             for prompts in [prompts for prompts in study.prompt_sets if prompts in change]:
-                interval = _over_models(change.loc[models, prompts], study.parameters.ci_level)
-                rows.append(row(name, prompts, "paired by model", f"{objective}_difference", interval))
+                own = change[prompts].reindex(models).dropna()
+                if len(own):
+                    interval = _over_models(own, study.parameters.ci_level)
+                    rows.append(row(name, prompts, "paired by model", f"{objective}_difference", interval))
     return study.table(rows)
 
 
@@ -210,9 +216,11 @@ def variance_decomposition(study, grid):
     rows = []
     for objective in OBJECTIVES:
         part = _by_prompts(grid[grid["metric"] == objective])
+        if part.empty:
+            continue
         table = part.pivot_table(index="model", columns=["prompts", "test_set"], values="value").dropna()
         sizes = [len(level) for level in (table.index, *table.columns.levels)]
-        if table.empty or max(sizes[:2]) < 2:
+        if max(sizes) < 2:
             continue
         values = table.to_numpy().reshape(sizes)
         for effect, interval in variance_share_intervals(values, FACTORS, level=study.parameters.ci_level).items():
@@ -229,9 +237,11 @@ def prompt_front(study, objectives):
         One row a prompt set, in the order of the suite: prompts; accuracy, ece and auroc with OBJECTIVE_low and
         OBJECTIVE_high, where the mean would lie by the interval of its paired difference to the main set's (NaN of the
         main set, and below three models); on_front; models_on_front, the share of models of which it is on the own
-        front; resamples_on_front, the share of bootstrap resamples of the models; n_models.
+        front; resamples_on_front, the share of bootstrap resamples of the models; n_models. Empty for a single set.
     """
     known = [objective for objective in OBJECTIVES if objective in objectives]
+    if not known or len(study.prompt_sets) < 2:
+        return pd.DataFrame()
     tables = [_wide(study, objectives, objective) for objective in known]
     p, n = study.parameters, len(tables[0])
     front = pd.DataFrame({"prompts": list(study.prompt_sets)})
