@@ -50,7 +50,7 @@ def test_every_model_knows_its_preprocessing_without_a_network(zoo):
 
 
 def test_fine_tuned_clips_start_from_a_zero_shot_row_of_their_architecture_and_source():
-    """timm and open_clip write architectures differently: "vit_base_patch16_clip_384" is an image tower of "ViT-B-16"."""
+    """The libraries write architectures differently: "vit_base_patch16_clip_384" is an image tower of "ViT-B-16"."""
     zoo = load_zoo("paper")
     frame = zoo_frame(zoo)
     started = {model: start for model, start in frame["init_from"].items() if start}

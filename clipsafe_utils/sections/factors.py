@@ -1,12 +1,10 @@
-"""Visual factors: how accuracy depends on them, what each one alone does, and shape against texture."""
+"""Visual factors: how accuracy depends on them, and what each one alone does."""
 
 import numpy as np
 
 from clipsafe_utils.datasets import factor_annotations
 from clipsafe_utils.intervals import error_ratio_interval, paired_accuracy_interval
-from clipsafe_utils.metrics import SIXTEEN_CLASSES, shape_bias, sixteen_class_decisions, softmax
-from clipsafe_utils.sections.rows import accuracy_row, is_correct, largest, row
-from clipsafe_utils.statistics import wilson_interval
+from clipsafe_utils.sections.rows import accuracy_row, is_correct, row
 
 
 def visual_factors(study):
@@ -46,8 +44,10 @@ def visual_factors(study):
 def _factors(study, name, unit):
     """Prefix of test sets, which images are annotated, and one flag a factor for those."""
     p = study.parameters
-    if set(p.factors) <= set(unit.images.columns):
-        return name, np.ones(len(unit.images), bool), {factor: unit.images[factor].to_numpy() for factor in p.factors}
+    if own := [factor for factor in p.factors if factor in unit.images]:
+        if others := [factor for factor in p.factors if factor not in own]:
+            study.missing["some visual factors"] = f"{name} has no column {', '.join(others)} among its annotations."
+        return name, np.ones(len(unit.images), bool), {factor: unit.images[factor].to_numpy() for factor in own}
     frame = factor_annotations(list(unit.images["image_id"]), p.factor_annotation)
     annotated = frame["annotated"].to_numpy()
     if not annotated.any():
@@ -78,44 +78,8 @@ def paired_effects(study):
         unit = study.unit(model, names[0])
         pairs = unit.images.assign(correct=study.ask(is_correct, model, names[0]).astype(float))
         correct = pairs.pivot_table(index="pair", columns="forced", values="correct")
-        for factor in p.factors:
+        for factor in filter(correct.columns.__contains__, p.factors):
             both = correct[[factor, "none"]].dropna().to_numpy(bool).T
             interval = paired_accuracy_interval(*both, level=p.ci_level)
             rows.append(row(model, f"{names[0]}/{factor}", study.protocol(model), "paired_effect", interval))
     return study.table(rows)
-
-
-def cue_conflict(study):
-    """Shape bias on cue-conflict stimuli, and the share of images that either cue decided.
-
-    Returns
-    -------
-    DataFrame
-        Tidy, metrics "shape_bias" and "share_decided", Wilson intervals.
-    """
-    p = study.parameters
-    if study.is_published:
-        return study.published[0].query("metric in ('shape_bias', 'share_decided')")
-    names, rows = study.named(p.cue_conflict_set), []
-    for model in study.evaluate(*names) if names else []:
-        images = study.unit(model, names[0]).images
-        bias = shape_bias({"decision": _decisions(study, model, names[0]), **images[["shape", "texture"]]})
-        decided = bias.n_shape + bias.n_texture
-        for metric, successes, n in (("shape_bias", bias.n_shape, decided), ("share_decided", decided, bias.n)):
-            interval = wilson_interval(successes, n, level=p.ci_level)
-            rows.append(row(model, names[0], study.protocol(model), metric, interval))
-    return study.table(rows)
-
-
-def _decisions(study, model, name):
-    """Category a model decides for: the 16-class rule on ImageNet outputs, the largest class elsewhere."""
-    own = study.images[name].space
-    if study.id_space.outputs == "imagenet1k" and set(own.names) == set(SIXTEEN_CLASSES):
-        return np.array(list(SIXTEEN_CLASSES))[study.ask(_sixteen_classes, model, name)]
-    return np.array(own.names)[study.ask(largest, model, name, space=own)]
-
-
-def _sixteen_classes(logits, labels):
-    """Position of the decision among the sixteen classes."""
-    positions = {name: k for k, name in enumerate(SIXTEEN_CLASSES)}
-    return np.array([positions[name] for name in sixteen_class_decisions(softmax(logits))])
