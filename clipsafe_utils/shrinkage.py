@@ -96,7 +96,7 @@ def between_variance(values, errors):
     return float(brentq(excess, 0, np.sum((values - values.mean()) ** 2) + errors.max() ** 2, xtol=1e-12))
 
 
-def shrink_robustness(x, y, n, n_reference, line, groups, *, level=0.95):
+def shrink_robustness(x, y, n, line, groups, errors, *, shared=0.0, level=0.95):
     """Effective robustness of each model, drawn towards its group's mean by as much as it is sampling of images.
 
     Distances from the line are shrunk on the line's scale, where their errors are about normal, and brought back.
@@ -104,45 +104,115 @@ def shrink_robustness(x, y, n, n_reference, line, groups, *, level=0.95):
     Parameters
     ----------
     x, y : ndarray of float, shape (n_models,)
-        Accuracies on the reference and on the images with the factor, fractions in [0, 1].
-    n, n_reference : ndarray of int, shape (n_models,)
-        Images behind y and behind x.
+        Accuracies on all images and on those with the factor, fractions in [0, 1].
+    n : ndarray of int, shape (n_models,)
+        Images behind y.
     line : AccuracyLine
         The baseline.
     groups : ndarray, shape (n_models,)
         Models that are alike; a group of fewer than `FEWEST` stays as it is.
+    errors : ndarray of float, shape (n_models,)
+        From `errors_by_count` or `errors_by_image`.
+    shared : float or ndarray, shape (n_models,)
+        What the errors of a group's models have in common: it widens the intervals and draws nothing, like the line's
+        own error.
     level : float, default 0.95
 
     Returns
     -------
     Interval
-        Arrays of shape (n_models,), in units of accuracy; n is the images'. The line's own error, which all models
-        share, widens the intervals and draws nothing.
+        Arrays of shape (n_models,), in units of accuracy; n is the images'.
     kept : ndarray of float, shape (n_models,)
         Share of its own distance from the group's mean that each model keeps.
     """
-    forward, inverse = SCALES[line.scale]
-    x, y, n, n_reference = (np.asarray(column, np.float64) for column in (x, y, n, n_reference))
-    # Half a success and half a failure more: accuracies of 0 and 1 keep a finite place and an error.
-    place_x, error_x = _place(x, n_reference, forward)
-    place_y, error_y = _place(y, n, forward)
-    on_line = line.intercept + line.slope * place_x
-    distance, error = place_y - on_line, np.hypot(error_y, line.slope * error_x)
+    _, inverse = SCALES[line.scale]
+    x, y, n, groups = (np.asarray(column) for column in (x, y, n, groups))
+    on_line = line.intercept + line.slope * SCALES[line.scale][0](np.clip(x, line.eps, 1 - line.eps))
+    distance = _place(y, n, line.scale)[0] - on_line
+    shared = ndtri((1 + level) / 2) * np.broadcast_to(shared, x.shape)
     predicted, band = line.predict(x), line.band(x, level=level)
     value, low, high, kept = np.empty((4, len(x)))
     for group in dict.fromkeys(groups):
-        own = np.asarray(groups) == group
-        found, kept[own] = shrink(distance[own], error[own], level=level)
-        for limit, of_group in ((value, found.value), (low, found.low), (high, found.high)):
+        own = groups == group
+        found, kept[own] = shrink(distance[own], errors[own], level=level)
+        below, above = (np.hypot(found.value - end, shared[own]) for end in (found.low, found.high))
+        for limit, of_group in ((value, found.value), (low, found.value - below), (high, found.value + above)):
             limit[own] = inverse(on_line[own] + of_group) - inverse(on_line[own])
     low = value - np.hypot(value - low, band.high - predicted)
     high = value + np.hypot(high - value, predicted - band.low)
     return Interval(value, low, high, f"{KIND}; {LINE_KIND}", level, n.astype(int)), kept
 
 
-def _place(accuracy, n, forward):
-    """Accuracy on the line's scale, and its standard error there (delta method)."""
-    smooth = (accuracy * n + 0.5) / (n + 1)
-    step = 1e-5
-    slope = (forward(smooth + step * (1 - smooth)) - forward(smooth - step * smooth)) / step
-    return forward(smooth), slope * np.sqrt(smooth * (1 - smooth) / (n + 1))
+def errors_by_count(x, y, n, n_all, line):
+    """Standard error of each model's distance from the line, from counts alone, on the line's scale (delta method).
+
+    The images with the factor are among all images, so the errors of both accuracies go together. Models count as
+    judged on images of their own; where they share them, what tells models apart errs less (`errors_by_image`).
+
+    Parameters
+    ----------
+    x, y : ndarray of float, shape (n_models,)
+        Accuracies on all images and on those with the factor.
+    n, n_all : ndarray of int, shape (n_models,)
+        Images behind y and behind x.
+    line : AccuracyLine
+
+    Returns
+    -------
+    ndarray of float, shape (n_models,)
+    """
+    x, y, n, n_all = (np.asarray(column, np.float64) for column in (x, y, n, n_all))
+    (_, rise_x, smooth_x), (_, rise_y, smooth_y) = _place(x, n_all, line.scale), _place(y, n, line.scale)
+    pull = line.slope * rise_x
+    of_y = smooth_y * (1 - smooth_y)
+    variance = rise_y**2 * of_y / (n + 1) + pull**2 * smooth_x * (1 - smooth_x) / (n_all + 1)
+    joint = rise_y * pull * of_y / (n_all + 1)
+    return np.sqrt(np.maximum(variance - 2 * joint, 1e-3 * variance))
+
+
+def errors_by_image(correct, shows, line, groups):
+    """The same from every image: what tells the models of a group apart, and what the images do to all of them.
+
+    Models of a group mostly fail on the same images. An image moves each model's distance from the line by its
+    influence; what the group's mean influence explains is shared, the rest is each model's own.
+
+    Parameters
+    ----------
+    correct : ndarray of bool, shape (n_models, n_images)
+        Whether each model is right on each image.
+    shows : ndarray of bool, shape (n_images,)
+        Images with the factor, at least one.
+    line : AccuracyLine
+    groups : ndarray, shape (n_models,)
+
+    Returns
+    -------
+    errors, shared : ndarray of float, shape (n_models,)
+        On the line's scale. A group of one model has all of its error to itself.
+    """
+    correct, shows, groups = np.asarray(correct, np.float32), np.asarray(shows, bool), np.asarray(groups)
+    n, n_all = int(shows.sum()), len(shows)
+    x, y = correct.mean(axis=1, dtype=np.float64), correct[:, shows].mean(axis=1, dtype=np.float64)
+    pull, rise = line.slope * _place(x, n_all, line.scale)[1], _place(y, n, line.scale)[1]
+    influence = -pull[:, None] / n_all * (correct - x[:, None])
+    influence[:, shows] += rise[:, None] / n * (correct[:, shows] - y[:, None])
+    least = 0.1 * errors_by_count(x, y, np.full(len(x), n), np.full(len(x), n_all), line)  # twins differ in nothing
+    errors, shared = np.empty((2, len(x)))
+    for group in dict.fromkeys(groups):
+        own = groups == group
+        k, mean = own.sum(), influence[own].mean(axis=0) if own.sum() > 1 else 0
+        variance = np.sum((influence[own] - mean) ** 2, axis=1) * (k / max(k - 1, 1))
+        shared[own] = np.sqrt(max(np.sum(mean**2) - variance.mean() / k, 0))
+        errors[own] = np.maximum(np.sqrt(variance), least[own])
+    return errors, shared
+
+
+def _place(accuracy, n, scale):
+    """Accuracy on the line's scale, how fast it rises there, and the accuracy with half a success and failure more.
+
+    The halves give accuracies of 0 and 1 a finite place.
+    """
+    forward, step = SCALES[scale][0], 1e-5
+    smooth = (np.asarray(accuracy, np.float64) * n + 0.5) / (n + 1)
+    rise = (forward(smooth + step * (1 - smooth)) - forward(smooth - step * smooth)) / step
+    return forward(smooth), rise, smooth

@@ -236,8 +236,9 @@ for baseline, name in ((baseline_group, "effective_robustness_factors"), ("rest"
 #
 # Where few images show a factor, models spread because of these images, not because they differ. The models of a group
 # say how much of the spread is more than that, and each model is drawn towards its group's mean by the rest (empirical
-# Bayes, Morris 1983, on the scale of the line; groups of four models and more). Factors with fewer than 100 images
-# carry a mark, here and in the tables.
+# Bayes, Morris 1983, on the scale of the line; groups of four models and more). Models mostly fail on the same images:
+# what these images do to all is no spread. Published counts do not tell, and models then count as judged on images of
+# their own, which draws too far. Factors with fewer than 100 images carry a mark, here and in the tables.
 
 # %%
 robustness, (lines, axes) = robustness_of[baseline_group], lines_of[baseline_group]
@@ -325,7 +326,7 @@ present.results(study, by_size, "effective_robustness_by_size")
 # ## At matched accuracy
 #
 # The same question without a line: each model beside a model of the baseline group with nearly the same overall
-# accuracy (within 2 percentage points; each model in one pair at most, as many pairs as possible, then the nearest).
+# accuracy (within 1 percentage point; each model in one pair at most, as many pairs as possible, then the nearest).
 # Their mean difference on a factor, over pairs, needs no assumption about how accuracies go together; but it speaks
 # for the models that have a match. "Overall" is what matching left of the difference itself.
 
@@ -337,7 +338,7 @@ present.figure(
     plots.comparisons,
     matched,
     what=f"Factor accuracy at matched overall accuracy, each group minus {baseline_group}",
-    direction=f"right of zero: the group is better; caliper {100 * sections.CALIPER:g} percentage points",
+    direction=f"right of zero: the group is better; caliper {100 * sections.CALIPER:g} percentage point",
     units=("comparison", "pairs"),
 )
 present.contrasts(matched, above="better at equal overall accuracy", below="worse")

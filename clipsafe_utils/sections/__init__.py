@@ -14,7 +14,7 @@ from clipsafe_utils.sections.comparisons import (
     strata,
     stratum_means,
 )
-from clipsafe_utils.sections.factors import paired_effects, visual_factors
+from clipsafe_utils.sections.factors import paired_effects, shrunken, visual_factors
 from clipsafe_utils.sections.ood import (
     NO_OOD_SETS,
     drawn_scores,
@@ -38,7 +38,7 @@ from clipsafe_utils.sections.ood_comparisons import (
     training_strata,
 )
 from clipsafe_utils.sections.prompts import NO_ZERO_SHOT, prompt_effects
-from clipsafe_utils.sections.robustness import SAME_CLASSES, accuracy, robustness, shrunken
+from clipsafe_utils.sections.robustness import SAME_CLASSES, accuracy, robustness
 from clipsafe_utils.sections.rows import CLIP_GROUPS, WITH_IMAGES, group_means, row
 from clipsafe_utils.sections.shape import category_means, cue_conflict, shape_and_robustness, shape_by_category
 

@@ -15,8 +15,8 @@ from clipsafe_utils.zoo import GROUPS
 SAME_RECIPE = ("group", "architecture", "pretrain_size", "finetune", "input_size", "seed")
 """Facts that two models share where only their training source differs."""
 
-CALIPER = 0.02
-"""Most that the overall accuracies of two models differ which are matched by it: 2 percentage points."""
+CALIPER = 0.01
+"""Most that the overall accuracies of two models differ which are matched by it: 1 percentage point."""
 
 FEWEST = 3
 """Models below which a stratum has no mean, and pairs below which a group is not compared at matched accuracy."""
@@ -273,7 +273,7 @@ def matched_accuracy(study, rows, overall):
     pairs = pd.concat([of_group for of_group in pairs if len(of_group) >= FEWEST] or pairs[:1])
     if len(pairs) < FEWEST:
         study.missing["pairs of matched accuracy"] = (
-            f"no group has {FEWEST} models with an overall accuracy within {100 * CALIPER:g} percentage points of one "
+            f"no group has {FEWEST} models with an overall accuracy within {100 * CALIPER:g} percentage point of one "
             f"of the group {baseline!r} each: add models to the zoo."
         )
         return study.table([])

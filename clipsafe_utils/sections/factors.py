@@ -5,6 +5,8 @@ import numpy as np
 from clipsafe_utils.datasets import factor_annotations
 from clipsafe_utils.intervals import error_ratio_interval, paired_accuracy_interval
 from clipsafe_utils.sections.rows import accuracy_row, is_correct, row
+from clipsafe_utils.shrinkage import FEWEST, errors_by_count, errors_by_image, shrink_robustness
+from clipsafe_utils.zoo import GROUPS
 
 
 def visual_factors(study):
@@ -83,3 +85,68 @@ def paired_effects(study):
             interval = paired_accuracy_interval(*both, level=p.ci_level)
             rows.append(row(model, f"{names[0]}/{factor}", study.protocol(model), "paired_effect", interval))
     return study.table(rows)
+
+
+def shrunken(study, table, lines, axes):
+    """Factor-level effective robustness, each model drawn towards its group's mean by as much as it is sampling.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Tidy rows of metric "accuracy" that `robustness` took.
+    lines, axes : dict
+        What it returned.
+
+    Returns
+    -------
+    DataFrame
+        Tidy: "effective_robustness_shrunken", and "share_kept", the share of its own distance from the group's mean
+        that each model keeps. Only values with a known number of images, of groups with four models and more. The
+        protocol says whether errors are those of images that the models share, or of counts alone.
+    """
+    counted = table[(table["metric"] == "accuracy") & (table["n"] > 0)]
+    values, sizes = (counted.pivot_table(index="model", columns="test_set", values=name) for name in ("value", "n"))
+    found, groups = [], study.models["group"].where(study.models["group"].isin(GROUPS))
+    answers = None if study.is_published else _answers(study)
+    for name, line in lines.items():
+        if not {name, axes[name]} <= set(values):
+            continue
+        both = values[[axes[name], name]].dropna()
+        both = both[both.index.map(groups).map(both.index.map(groups).value_counts()) >= FEWEST]
+        if both.empty:
+            continue
+        (x, y), own, shared = both.to_numpy().T, groups[both.index].to_numpy(), 0.0
+        n_all, n = sizes.loc[both.index, both.columns].to_numpy().T
+        if answers is None:
+            errors, how = errors_by_count(x, y, n, n_all, line), "counts"
+        else:
+            correct = np.stack([answers[0][model] for model in both.index])
+            errors, shared = errors_by_image(correct, answers[1][name.partition("/")[2]], line, own)
+            how = "shared images"
+        interval, kept = shrink_robustness(x, y, n, line, own, errors, shared=shared, level=study.parameters.ci_level)
+        protocol = f"{line.scale} line over {line.n} models, towards the mean of the group, errors of {how}"
+        for k, model in enumerate(both.index):
+            one = interval._replace(
+                value=interval.value[k], low=interval.low[k], high=interval.high[k], n=interval.n[k]
+            )
+            metrics = {"effective_robustness_shrunken": one, "share_kept": (kept[k], one.n)}
+            found += [row(model, name, protocol + study.protocol_suffix, key, what) for key, what in metrics.items()]
+    if not found:
+        study.missing["shrunken robustness"] = (
+            f"it needs a baseline line and a group of {FEWEST} models whose numbers of images are known."
+        )
+    return study.table(found)
+
+
+def _answers(study):
+    """Model -> whether it is right on each annotated image, and factor -> whether the image shows it; None if models
+    did not see the same images."""
+    name, correct, seen = study.parameters.factor_set or study.parameters.id_set, {}, None
+    for model in study.evaluate(*study.named(name)) if study.named(name) else []:
+        unit = study.unit(model, name)
+        if seen is None:
+            seen, (_, annotated, shows) = list(unit.images["image_id"]), _factors(study, name, unit)
+        if list(unit.images["image_id"]) != seen:
+            return None
+        correct[model] = study.ask(is_correct, model, name)[annotated]
+    return (correct, shows) if correct else None

@@ -4,9 +4,7 @@ import numpy as np
 import pandas as pd
 
 from clipsafe_utils.sections.rows import CLIP_GROUPS, accuracy_row, is_correct, largest, row
-from clipsafe_utils.shrinkage import FEWEST, shrink_robustness
 from clipsafe_utils.statistics import effective_robustness_interval, fit_accuracy_line
-from clipsafe_utils.zoo import GROUPS
 
 SAME_CLASSES = {
     "imagenet_a": "imagenet_val/a_classes",
@@ -131,47 +129,3 @@ def robustness(study, table, test_sets, *, x_set, baseline=None):
             )
             rows.append(row(model, name, protocol, "effective_robustness", one))
     return study.table(rows), lines, axes
-
-
-def shrunken(study, table, lines, axes):
-    """Effective robustness of each model, drawn towards its group's mean by as much as it is sampling of images.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Tidy rows of metric "accuracy" that `robustness` took.
-    lines, axes : dict
-        What it returned.
-
-    Returns
-    -------
-    DataFrame
-        Tidy: "effective_robustness_shrunken", and "share_kept", the share of its own distance from the group's mean
-        that each model keeps. Only values with a known number of images, of groups with four models and more.
-    """
-    counted = table[(table["metric"] == "accuracy") & (table["n"] > 0)]
-    values, sizes = (counted.pivot_table(index="model", columns="test_set", values=name) for name in ("value", "n"))
-    found, groups = [], study.models["group"].where(study.models["group"].isin(GROUPS))
-    for name, line in lines.items():
-        if not {name, axes[name]} <= set(values):
-            continue
-        both = values[[axes[name], name]].dropna()
-        both = both[both.index.map(groups).map(both.index.map(groups).value_counts()) >= FEWEST]
-        if both.empty:
-            continue
-        x, y = both.to_numpy().T
-        n_reference, n = sizes.loc[both.index, both.columns].to_numpy().T
-        own = groups[both.index].to_numpy()
-        interval, kept = shrink_robustness(x, y, n, n_reference, line, own, level=study.parameters.ci_level)
-        protocol = f"{line.scale} line over {line.n} models, towards the mean of the group" + study.protocol_suffix
-        for k, model in enumerate(both.index):
-            one = interval._replace(
-                value=interval.value[k], low=interval.low[k], high=interval.high[k], n=interval.n[k]
-            )
-            found.append(row(model, name, protocol, "effective_robustness_shrunken", one))
-            found.append(row(model, name, protocol, "share_kept", (kept[k], one.n)))
-    if not found:
-        study.missing["shrunken robustness"] = (
-            f"it needs a baseline line and a group of {FEWEST} models whose numbers of images are known."
-        )
-    return study.table(found)
