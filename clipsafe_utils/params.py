@@ -140,7 +140,9 @@ class Parameters(_Strict):
     cue_conflict_set: str | None = Field("cue_conflict", description="set for shape bias; null for none")
     factor_set: str | None = Field(None, description="set with factor annotations; null: the in-distribution set")
     paired_set: str | None = Field(None, description="set of image pairs that differ in one factor; null for none")
-    factors: list[Factor] = Field(list(STUDY_FACTORS), description="visual factors (ImageNet-X)", min_length=1)
+    factors: list[Factor] = Field(
+        list(STUDY_FACTORS), description="visual factors (ImageNet-X); all: its sixteen", min_length=1
+    )
     factor_annotation: Literal["top", "multi"] = Field(
         "top", description="one factor an image (top) or several (multi)"
     )
@@ -220,6 +222,11 @@ class Parameters(_Strict):
         "embeddings",
         description="what stays on disk: all that models said, or only what the sections asked of it (docs/cluster.md)",
     )
+
+    @field_validator("factors", mode="before")
+    @classmethod
+    def _all_factors(cls, factors):
+        return list(get_args(Factor)) if factors == "all" else factors
 
     @field_validator("factors", "ood_scores", "shifted_sets", "ood_sets", "near_ood_sets")
     @classmethod

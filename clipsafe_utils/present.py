@@ -85,6 +85,9 @@ def results(study, rows, name, *, wide=False):
     if wide:
         shown = shown.pivot_table(index=["model", "group"], columns="test_set", values="value").reset_index()
         shown.columns.name = None
+        images = rows.groupby("test_set")["n"].max()
+        few = [name for name, n in images.items() if 0 < n < plots.FEW_IMAGES]
+        shown = shown.rename(columns={name: f"{name} {plots.FEW_MARK}" for name in few})
     else:
         shown = shown[
             ["model", "group", "test_set", "metric", "value", "ci_low", "ci_high", "n", "ci_kind", "protocol"]
@@ -95,7 +98,9 @@ def results(study, rows, name, *, wide=False):
         if len(shown) > 1 and (shown[column] == shown[column].iloc[0]).all() and column != "value"
     ]
     table(shown.drop(columns=same).head(MOST_ROWS))
-    facts = [f"{column} = {shown[column].iloc[0]}" for column in same if shown[column].iloc[0] != ""]
+    marked = wide and any(str(column).endswith(plots.FEW_MARK) for column in shown)
+    facts = [f"{plots.FEW_MARK} fewer than {plots.FEW_IMAGES} images"] * marked
+    facts += [f"{column} = {shown[column].iloc[0]}" for column in same if shown[column].iloc[0] != ""]
     facts += [f"the first {MOST_ROWS:,} of {len(shown):,} rows are shown"] * (len(shown) > MOST_ROWS)
     display(Markdown(f"*{'; '.join([*facts, f'all columns: tables/{name}.csv'])}.*"))
 
@@ -168,8 +173,104 @@ def contrasts(rows, *, above, below):
         scale = 100 if style.percent else 1
         unit = "percentage points" if style.percent else "absolute"
         pairs = " to ".join(map(str, dict.fromkeys((part["n"].min(), part["n"].max()))))
+        if part["ci_low"].isna().all():
+            display(Markdown(f"**{comparison}**: {style.label.lower()}: a single pair says nothing about others."))
+            continue
         intro = f"**{comparison}**: {style.label.lower()} (mean over {pairs} pairs, {unit}):"
         display(Markdown("\n".join([intro, "", *_signs(part, scale, above, below)])))
+
+
+def strata(rows, *, above, below):
+    """Say of each stratum of models in a line where its mean differs from zero.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Tidy, from `sections.stratum_means`.
+    above, below : str
+        What a mean above and below zero says.
+    """
+    lines = []
+    for stratum, part in rows.groupby("model", sort=False):
+        said = []
+        for text, chosen in ((above, part[part["ci_low"] > 0]), (below, part[part["ci_high"] < 0])):
+            numbers = zip(chosen["test_set"].str.rsplit("/").str[-1], 100 * chosen["value"], strict=True)
+            said += [f"{text}: {', '.join(f'{name} ({value:+.1f})' for name, value in numbers)}"] if len(chosen) else []
+            part = part.drop(chosen.index)
+        said += [f"not distinguishable from zero: {len(part)} of {rows['test_set'].nunique()}"]
+        lines.append(f"- **{stratum}** ({rows.loc[rows['model'] == stratum, 'n'].max()} models): {'; '.join(said)}")
+    if lines:
+        display(Markdown("\n".join(["Means in percentage points:", "", *lines])))
+
+
+def correlations(rows, *, what, above, below):
+    """Say on which test sets a correlation over models differs from zero, and on which it cannot be told.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Tidy, metric "pearson"; `model` holds what the correlation is over.
+    what : str
+        What goes with what.
+    above, below : str
+        What a positive and a negative correlation says.
+    """
+    for over, part in rows[rows["metric"] == "pearson"].groupby("model", sort=False):
+        intro = f"**{what}, {over}** (Pearson's correlation, {part['n'].max()} models):"
+        display(Markdown("\n".join([intro, "", *_signs(part, 1, above, below)])))
+
+
+def shrinkage(shrunken, models):
+    """Say on which test sets the spread over the models of a group is mostly the sampling of images.
+
+    Parameters
+    ----------
+    shrunken : DataFrame
+        From `sections.shrunken`.
+    models : DataFrame
+        Facts about the models, see `Study.models`.
+    """
+    kept = shrunken[shrunken["metric"] == "share_kept"]
+    kept = kept.assign(group=kept["model"].map(models["group"]), factor=kept["test_set"].str.rsplit("/").str[-1])
+    for group, part in kept.groupby("group"):
+        means = part.groupby("factor")["value"].mean().sort_values()
+        mostly = ", ".join(f"{name} ({share:.0%})" for name, share in means[means < 0.5].items())
+        text = (
+            f"more than half of the spread over models is sampling of images on {mostly}"
+            if mostly
+            else ("less than half of the spread over models is sampling of images, on every factor")
+        )
+        best = f"most is kept on {means.index[-1]} ({means.iloc[-1]:.0%})"
+        display(
+            Markdown(
+                f"**{_label(group)}** ({part['model'].nunique()} models; in brackets the share kept): {text}; {best}."
+            )
+        )
+
+
+def shape_by_category(means):
+    """Say for each group in how many categories shape decides, in how many texture, and where it cannot be told.
+
+    Parameters
+    ----------
+    means : DataFrame
+        From `sections.category_means`.
+    """
+    bias = means[(means["metric"] == "category_shape_bias_over_models") & means["ci_low"].notna()]
+    for group, part in bias.groupby("model", sort=False):
+        ends = part.set_index("test_set")["value"].sort_values()
+        first, last = (name.rpartition("/")[2] for name in (ends.index[0], ends.index[-1]))
+        intro = (
+            f"**{_label(group)}** ({part['n'].max()} models): shape bias by category lies between {ends.iloc[0]:.2f} "
+            f"({first}) and {ends.iloc[-1]:.2f} ({last})."
+        )
+        counts = {
+            "shape decides": (part["ci_low"] > 0.5).sum(),
+            "texture decides": (part["ci_high"] < 0.5).sum(),
+            "not distinguishable from 0.5": ((part["ci_low"] <= 0.5) & (part["ci_high"] >= 0.5)).sum(),
+        }
+        listed = [f"- {text}: {count} of {len(part)} categories" for text, count in counts.items()]
+        display(Markdown("\n".join([intro, "", *listed])))
 
 
 def simpson(verdicts):

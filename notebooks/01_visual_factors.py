@@ -234,11 +234,11 @@ present.results(study, factor_table, "visual_factors")
 # %%
 factor_accuracy = factor_table[factor_table["metric"] == "accuracy"]
 overall = next(iter(factor_accuracy["test_set"].str.split("/").str[0]), "")
-factor_sets = [f"{overall}/{factor}" for factor in factors]
-robustness_of = {}
+factor_sets = [f"{overall}/{factor}" for factor in study.parameters.factors]
+robustness_of, lines_of = {}, {}
 for baseline, name in ((baseline_group, "effective_robustness_factors"), ("rest", "effective_robustness_factors_rest")):
     robustness, lines, axes = sections.robustness(study, factor_accuracy, factor_sets, x_set=overall, baseline=baseline)
-    robustness_of[baseline] = robustness
+    robustness_of[baseline], lines_of[baseline] = robustness, (lines, axes)
     is_clip = robustness["model"].map(study.models["group"]).isin(sections.CLIP_GROUPS)
     present.figure(
         study,
@@ -257,6 +257,55 @@ for baseline, name in ((baseline_group, "effective_robustness_factors"), ("rest"
     present.results(study, robustness, name, wide=True)
 
 # %% [markdown]
+# ## What few images can tell
+#
+# Where few images show a factor, models spread because of these images, not because they differ. The models of a group
+# say how much of the spread is more than that, and each model is drawn towards its group's mean by the rest (empirical
+# Bayes, Morris 1983, on the scale of the line; groups of four models and more). Models mostly fail on the same images:
+# what these images do to all is no spread. Published counts do not tell, and models then count as judged on images of
+# their own, which draws too far. Factors with fewer than 100 images carry a mark, here and in the tables.
+
+# %%
+robustness, (lines, axes) = robustness_of[baseline_group], lines_of[baseline_group]
+shrunken = sections.shrunken(study, factor_accuracy, lines, axes)
+others = shrunken[shrunken["model"].map(study.models["group"]) != baseline_group]
+present.figure(
+    study,
+    "effective_robustness_shrunken",
+    plots.shrinkage,
+    others,
+    robustness,
+    study.models,
+    captioned=others[others["metric"] == "effective_robustness_shrunken"],
+    what="Factor-level effective robustness as measured and drawn towards the mean of the group",
+    direction="right of zero is more robust than the baseline",
+)
+present.shrinkage(others, study.models)
+present.results(study, shrunken, "effective_robustness_shrunken")
+
+# %% [markdown]
+# ## By training source, encoder family and data size
+#
+# Means over the models of a group that share one fact, of three models and more. They differ in other things as well:
+# the pairs below hold these fixed, where the zoo has such pairs.
+
+# %%
+facts = {"pretrain_source": "training source", "encoder_family": "encoder family", "pretrain_size": "data size"}
+for fact, words in facts.items():
+    means = sections.stratum_means(study, robustness, fact, factor_accuracy, lines, axes)
+    present.figure(
+        study,
+        f"effective_robustness_{fact}",
+        plots.stratum_means,
+        means,
+        what=f"Mean factor-level effective robustness by {words}",
+        direction="above zero is more robust than the baseline",
+        units=("subgroup", "models"),
+    )
+    present.strata(means, above="more robust than the baseline", below="less robust")
+    present.results(study, means, f"effective_robustness_{fact}")
+
+# %% [markdown]
 # ## Does the training source move robustness?
 #
 # Pairs of models that differ in their training source alone: same group, architecture, quantity of data, fine-tuning
@@ -264,7 +313,6 @@ for baseline, name in ((baseline_group, "effective_robustness_factors"), ("rest"
 # source does; its interval covers the pairs.
 
 # %%
-robustness = robustness_of[baseline_group]
 by_source = sections.contrasts(study, robustness, sections.source_pairs(study.models))
 present.figure(
     study,
@@ -277,6 +325,49 @@ present.figure(
 )
 present.contrasts(by_source, above="more robust with the first source", below="more robust with the second")
 present.results(study, by_source, "effective_robustness_by_source")
+
+# %% [markdown]
+# ## Does more training data move robustness?
+#
+# Zero-shot CLIPs of one architecture, source and seed: the one with the most training data minus the one with the
+# least. A model that is better overall is expected to be better on a factor too, and effective robustness has taken
+# that away.
+
+# %%
+by_size = sections.contrasts(study, robustness, sections.quantity_pairs(study.models))
+present.figure(
+    study,
+    "effective_robustness_by_size",
+    plots.comparisons,
+    by_size,
+    what="Factor-level effective robustness, most minus least training data, matched pairs",
+    direction="right of zero: more data makes more robust",
+    units=("comparison", "pairs"),
+)
+present.contrasts(by_size, above="more robust with more data", below="less robust with more data")
+present.results(study, by_size, "effective_robustness_by_size")
+
+# %% [markdown]
+# ## At matched accuracy
+#
+# The same question without a line: each model beside a model of the baseline group with nearly the same overall
+# accuracy (within 1 percentage point; each model in one pair at most, as many pairs as possible, then the nearest).
+# Their mean difference on a factor, over pairs, needs no assumption about how accuracies go together; but it speaks
+# for the models that have a match. "Overall" is what matching left of the difference itself.
+
+# %%
+matched = sections.matched_accuracy(study, factor_accuracy, overall)
+present.figure(
+    study,
+    "matched_accuracy",
+    plots.comparisons,
+    matched,
+    what=f"Factor accuracy at matched overall accuracy, each group minus {baseline_group}",
+    direction=f"right of zero: the group is better; caliper {100 * sections.CALIPER:g} percentage point",
+    units=("comparison", "pairs"),
+)
+present.contrasts(matched, above="better at equal overall accuracy", below="worse")
+present.results(study, matched, "matched_accuracy")
 
 # %% [markdown]
 # ## How much is the seed?
@@ -338,28 +429,108 @@ present.figure(
 )
 present.results(study, cues, "shape_bias")
 
+# %%
+present.figure(
+    study,
+    "share_decided",
+    plots.share_decided,
+    cues[cues["metric"] == "share_decided"],
+    study.models,
+    what="Share of cue-conflict images decided by shape or texture",
+    direction="shape bias speaks for these images alone",
+)
+
 # %% [markdown]
-# Shape bias by group, then what the training source and fine-tuning change: matched pairs as above, and each
-# fine-tuned CLIP against the zero-shot model it started from.
+# Shape bias by group, then what the training source, fine-tuning and the resolution of the input change: matched pairs
+# as above, each fine-tuned CLIP against the zero-shot model it started from, and fine-tuned CLIPs that differ in the
+# size of their input alone.
 
 # %%
 present.group_summary(study, cues)
-pairs = pd.concat([sections.source_pairs(study.models), sections.fine_tuning_pairs(study.models)])
-cue_contrasts = sections.contrasts(study, cues, pairs)
+shape = cues[cues["metric"] == "shape_bias"]
+tuned, resized = sections.fine_tuning_pairs(study.models), sections.resolution_pairs(study.models)
+for name, pairs, labels, what in (
+    ("fine_tuning", tuned, ("fine-tuned", "where it started"), "before and after fine-tuning"),
+    ("resolution", resized, ("larger input", "smaller input"), "of fine-tuned CLIP at two sizes of input"),
+):
+    both = pairs[pairs["first"].isin(shape["model"]) & pairs["second"].isin(shape["model"])]
+    present.figure(
+        study,
+        f"shape_bias_{name}",
+        plots.model_pairs,
+        shape[shape["model"].isin([*both["first"], *both["second"]])],
+        both,
+        study.models,
+        labels=labels,
+        what=f"Shape bias {what}",
+        direction="1 is pure shape, 0 pure texture",
+    )
+cue_contrasts = sections.contrasts(study, cues, pd.concat([sections.source_pairs(study.models), tuned, resized]))
 present.contrasts(cue_contrasts, above="higher", below="lower")
 present.results(study, cue_contrasts, "shape_bias_contrasts")
+
+# %% [markdown]
+# ## Shape or texture, category by category
+#
+# The same decisions by the category of the shape. A bias over all images can hide categories whose shape alone is
+# telling, and says nothing about those that neither cue decides.
+
+# %%
+by_category = sections.shape_by_category(study)
+category_means = sections.category_means(study, by_category)
+present.figure(
+    study,
+    "shape_by_category",
+    plots.shape_by_category,
+    category_means,
+    what="Shape bias and share decided by a cue, by category of the shape",
+    direction="1 is pure shape, 0 pure texture",
+    units=("group", "models"),
+)
+present.shape_by_category(category_means)
+present.results(study, category_means, "shape_by_category_means")
+study.save(by_category, "shape_by_category")
+# %% [markdown]
+# ## Does shape bias explain robustness?
+#
+# If shape made models robust, those with more shape bias would lie higher above the line. Groups differ in both for
+# many reasons, so the correlation is given over all models and within groups (each group's means taken away).
+
+# %%
+explained = sections.shape_and_robustness(study, cues, robustness)
+present.figure(
+    study,
+    "shape_and_robustness",
+    plots.shape_and_robustness,
+    explained,
+    robustness,
+    cues,
+    study.models,
+    captioned=explained[explained["metric"] == "pearson"],
+    what="Factor-level effective robustness against shape bias, with Pearson's correlation",
+    direction="above 0: more shape bias, more robust",
+    units=("correlation", "models"),
+)
+present.correlations(
+    explained,
+    what="Effective robustness with shape bias",
+    above="more robust with more shape bias",
+    below="less robust with more shape bias",
+)
+present.results(study, explained, "shape_and_robustness")
 
 # %% [markdown]
 # ## Limits
 #
 # Effective robustness depends on the baseline models and the scale of the axes. Intervals cover the sampling of
 # images and of baseline models, not the choice of either. Factor annotations are one person's judgement an image.
-# Groups differ in size, data and architecture at once: a difference between groups is no effect of one of them.
+# Groups differ in size, data and architecture at once: a difference between groups is no effect of one of them. Seeds
+# of one recipe count as models of their own. Each interval stands for itself: of twenty, one errs.
 #
 # ## References
 #
-# Geirhos et al. ICLR 2019. Idrissi et al. ICLR 2023. Miller et al. ICML 2021. Taori et al. NeurIPS 2020. Tu, Deng,
-# Gedeon. NeurIPS 2023 (arXiv 2402.07410).
+# Geirhos et al. ICLR 2019. Idrissi et al. ICLR 2023. Miller et al. ICML 2021. Morris. JASA 1983. Rosenbaum. JASA 1989.
+# Taori et al. NeurIPS 2020. Tu, Deng, Gedeon. NeurIPS 2023 (arXiv 2402.07410).
 
 # %%
 present.unreadable(study)

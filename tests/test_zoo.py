@@ -9,6 +9,7 @@ import yaml
 
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.models import load_model
+from clipsafe_utils.sections import fine_tuning_pairs
 from clipsafe_utils.zoo import GROUPS, ModelSpec, available_zoos, find_model, load_zoo, zoo_frame
 
 
@@ -46,6 +47,34 @@ def test_every_model_knows_its_preprocessing_without_a_network(zoo):
         config = load_model(spec, device="cpu").preprocessing
         size = config.get("size") or config["input_size"][-1]
         assert (size if isinstance(size, int) else size[0]) == spec.input_size, spec.id
+
+
+def test_fine_tuned_clips_start_from_a_zero_shot_row_of_their_architecture_and_source():
+    """The libraries write architectures differently: "vit_base_patch16_clip_384" is an image tower of "ViT-B-16"."""
+    zoo = load_zoo("paper")
+    frame = zoo_frame(zoo)
+    started = {model: start for model, start in frame["init_from"].items() if start}
+    assert set(frame.loc[list(started), "group"]) == {"clip_finetuned"}
+    sizes = {"base": "b", "large": "l", "huge": "h"}
+    for model, start in started.items():
+        tuned, clip = frame.loc[model], frame.loc[start]
+        assert clip["group"] == "zero_shot_clip", model
+        same = ["encoder_family", "pretrain_source", "pretrain_size"]
+        assert tuned[same].tolist() == clip[same].tolist(), model
+        if tuned["encoder_family"] == "vit":
+            _, size, patch = tuned["name"].split("_")[:3]
+            shared = f"vit-{sizes[size]}-{patch.removeprefix('patch')}"
+            assert clip["name"].lower().startswith(shared), model
+        else:  # the tag carries the recipe of pre-training: "clip_laion2b_augreg_ft_in1k"
+            recipe = tuned["name"].partition("_ft_")[0].rsplit("_", 1)[1]
+            assert clip["name"].startswith("_".join(tuned["name"].split(".")[0].split("_")[:2])), model
+            assert clip["pretrained"].endswith(recipe), model
+        gap = tuned["params_m"] / clip["params_m"]
+        assert 0.4 < gap < 0.75, f"{model}: the image tower is a part of {start}"
+    blank = set(frame.index[frame["group"] == "clip_finetuned"]) - set(started)
+    assert blank == {"vit-large-patch14-clip-336-openai-ft-in12k-in1k"}, "OpenAI's L/14 was released at 224 and at 336"
+    pairs = fine_tuning_pairs(frame)
+    assert len(pairs) == 31 and set(pairs["comparison"]) == {"in1k minus zero-shot", "in12k, then in1k minus zero-shot"}
 
 
 def test_selection():

@@ -7,7 +7,17 @@ strip a group with its mean. A value of NaN is not drawn; no rows at all, severa
 known group are a `ClipsafeError`.
 """
 
-from clipsafe_utils.plots.base import FEW, GROUP_STYLE, METRICS, caption, legend, metric_style, set_style
+from clipsafe_utils.plots.base import (
+    FEW,
+    FEW_IMAGES,
+    FEW_MARK,
+    GROUP_STYLE,
+    METRICS,
+    caption,
+    legend,
+    metric_style,
+    set_style,
+)
 from clipsafe_utils.plots.calibration import calibration_before_after, reliability_diagram
 from clipsafe_utils.plots.comparisons import comparisons
 from clipsafe_utils.plots.ood import (
@@ -31,11 +41,21 @@ from clipsafe_utils.plots.robustness import (
     effective_robustness,
     error_ratios,
     paired_effects,
+    shrinkage,
+    stratum_means,
+)
+from clipsafe_utils.plots.shape import (
+    model_pairs,
+    shape_and_robustness,
     shape_bias,
+    shape_by_category,
+    share_decided,
 )
 
 __all__ = [
     "FEW",
+    "FEW_IMAGES",
+    "FEW_MARK",
     "GROUP_STYLE",
     "METRICS",
     "OBJECTIVES",
@@ -51,6 +71,7 @@ __all__ = [
     "legend",
     "mean_prompt_effects",
     "metric_style",
+    "model_pairs",
     "ood_detection",
     "paired_effects",
     "prompt_effects",
@@ -60,6 +81,11 @@ __all__ = [
     "score_gains",
     "scores_by_group",
     "set_style",
+    "shape_and_robustness",
     "shape_bias",
+    "shape_by_category",
+    "share_decided",
+    "shrinkage",
+    "stratum_means",
     "variance_shares",
 ]

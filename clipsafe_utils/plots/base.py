@@ -17,6 +17,12 @@ FEW = 6
 """Most models that a figure draws by name where it would otherwise show one strip a group."""
 
 
+FEW_IMAGES = 100
+"""Images of a factor below which figures and tables mark it with `FEW_MARK`."""
+
+FEW_MARK = "†"
+
+
 class GroupStyle(NamedTuple):
     """How every figure draws a group."""
 
@@ -58,6 +64,8 @@ METRICS = {
     "paired_effect": Metric("Effect of the factor on accuracy", "below 0 is a loss of accuracy"),
     "shape_bias": Metric("Shape bias", "1 is pure shape, 0 pure texture", percent=False),
     "share_decided": Metric("Share decided by a cue", "of all images"),
+    "category_shape_bias": Metric("Shape bias by category", "1 is pure shape, 0 pure texture", percent=False),
+    "category_share_decided": Metric("Share decided by a cue, by category", "of all images"),
     "overconfidence": Metric("Confidence minus accuracy", "above 0 is overconfident"),
 }
 """Metric -> its style; a metric that is not here is written as it is named."""
@@ -248,6 +256,28 @@ def draw_scatter(ax, x, y, group):
         look = {"color": style.color, "marker": style.marker, "edgecolors": "white", "linewidths": 0.3, "zorder": 3}
         ax.scatter(np.asarray(x)[mask], np.asarray(y)[mask], s=size, alpha=alpha, **look)
     return group_handles(pd.DataFrame({"group": group, "model": np.arange(len(group))}))
+
+
+def heat_map(ax, rows, order, columns, *, middle, span, text):
+    """Values of `model` (rows, in `order`) on `test_set` (columns) as numbers on colours.
+
+    Colours run from `middle` - `span` to `middle` + `span`; a value whose interval holds the middle, or that has no
+    interval, stays white. Without a middle, all are coloured from 0 to `span`.
+    """
+    clear = rows if middle is None else rows[(rows["ci_low"] > middle) | (rows["ci_high"] < middle)]
+    values = clear.pivot_table(index="model", columns="test_set", values="value").reindex(index=order, columns=columns)
+    ends = (0, span) if middle is None else (middle - span, middle + span)
+    colors = {"cmap": "Purples" if middle is None else "PuOr", "vmin": ends[0], "vmax": ends[1]}
+    ax.pcolormesh(np.ma.masked_invalid(values.to_numpy(float)), edgecolors="0.88", linewidth=0.5, **colors)
+    ax.invert_yaxis()
+    for one in rows.itertuples():
+        far = abs(one.value - (middle or 0)) / span
+        color = "0.35" if one.Index not in clear.index else "white" if far > 0.6 else "black"
+        place = columns.index(one.test_set) + 0.5, order.index(one.model) + 0.5
+        ax.text(*place, text(one.value), ha="center", va="center", fontsize=8, color=color)
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
 
 
 def set_categories(ax, labels):

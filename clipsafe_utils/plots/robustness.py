@@ -1,4 +1,6 @@
-"""Accuracy against accuracy, effective robustness, factors, and shape against texture."""
+"""Accuracy against accuracy, effective robustness, and visual factors."""
+
+import re
 
 import numpy as np
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
@@ -6,6 +8,8 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.plots.base import (
     FEW,
+    FEW_IMAGES,
+    FEW_MARK,
     GROUP_STYLE,
     REFERENCE,
     add_note,
@@ -14,12 +18,15 @@ from clipsafe_utils.plots.base import (
     draw_scatter,
     factor_labels,
     format_ticks,
-    group_labels,
+    group_handles,
+    heat_map,
     legend,
     make_axes,
+    make_handle,
     select_rows,
+    set_categories,
     shorten,
-    shorten_all,
+    sorted_categories,
 )
 from clipsafe_utils.statistics import SCALES
 
@@ -79,7 +86,8 @@ def effective_robustness(table, models, *, ax=None):
 def error_ratios(table, models, *, ax=None):
     """Error ratio on each factor (rows of metric "error_ratio"); a log axis where values differ fourfold or more."""
     rows = select_rows(table, models, ["error_ratio"])
-    ax = dot_plot(rows.assign(category=rows["test_set"]), ax, label=factor_labels)
+    ax = dot_plot(rows.assign(category=rows["test_set"]), ax, label=_marked(rows))
+    _explain_mark(ax)
     ax.axvline(1, **REFERENCE)
     low, high = min(rows["value"].min(), 1), max(rows["value"].max(), 1)
     if low > 0 and high / low >= 4:
@@ -100,39 +108,100 @@ def paired_effects(table, models, *, ax=None):
 
 
 def _differences(rows, ax, xlabel):
-    ax = dot_plot(rows.assign(category=rows["test_set"]), ax, label=factor_labels, percent=True, sign=True)
+    ax = dot_plot(rows.assign(category=rows["test_set"]), ax, label=_marked(rows), percent=True, sign=True)
+    _explain_mark(ax)
     ax.axvline(0, **REFERENCE)
     ax.set_xlabel(xlabel)
     return ax
 
 
-def shape_bias(table, models, *, ax=None):
-    """Shape bias of each model or human; on the right, the share of images that shape or texture decided.
+def shrinkage(shrunken, raw, models, *, ax=None):
+    """Effective robustness on each factor as measured (above) and drawn towards the group's mean (below), joined.
 
     Parameters
     ----------
-    table, models, ax
-        See the module. Rows of metrics "shape_bias" and, for the text, "share_decided", of one test set. Up to 60
-        models have a line each, sorted within their group; of more, each group has a strip.
+    shrunken, raw : DataFrame
+        Tidy rows of metrics "effective_robustness_shrunken" and "effective_robustness"; models and test sets that both
+        have are drawn.
+    models, ax
+        See the module.
     """
-    rows = select_rows(table, models, ["shape_bias", "share_decided"], unit=["model", "metric"], need="shape_bias")
-    decided = rows[rows["metric"] == "share_decided"].set_index("model")["value"]
-    rows = by_group(rows[rows["metric"] == "shape_bias"].sort_values("value", ascending=False))
-    strips = len(rows) > 60
-    rows = rows.assign(category=rows["group" if strips else "model"], decided=decided.reindex(rows["model"]).to_numpy())
-    order = list(dict.fromkeys(rows["category"]))
-    ax = dot_plot(rows, ax, order=order, label=group_labels if strips else shorten_all, strips=strips, dodge=False)
-    right = {"transform": ax.get_yaxis_transform(), "fontsize": 8}
-    for position, (_, share) in enumerate(rows.groupby("category", sort=False)["decided"]):
-        if share.notna().any():
-            ends = dict.fromkeys(f"{100 * end:.0f}" for end in (share.min(), share.max()))
-            ax.text(1.02, position, " to ".join(ends) + "%", va="center", **right)
-    if rows["decided"].notna().any():
-        ax.text(1.02, len(order) - 0.4, "decided\nby a cue", va="top", **right)
-    ax.axvline(0.5, **REFERENCE, linestyle=":")
-    ax.set_xlabel("Shape bias (shape decisions / decisions for either cue)\n← 0: pure texture     1: pure shape →")
-    ax.set_xlim(-0.02, 1.02)
+    before = select_rows(raw, models, ["effective_robustness"])
+    after = select_rows(shrunken, models, ["effective_robustness_shrunken"])
+    rows = before.merge(after[["model", "test_set", "value"]], on=["model", "test_set"], suffixes=("", "_shrunken"))
+    if rows.empty:
+        raise ClipsafeError("no model has effective robustness both as measured and shrunken; nothing to draw.")
+    rows = rows.assign(category=rows["test_set"])
+    order, lanes = sorted_categories(rows), list(dict.fromkeys(by_group(rows)["group"]))
+    ax = make_axes(ax, 1.5 + len(order) * (0.24 * len(lanes) + 0.1))
+    for place, group in enumerate(lanes):
+        part, style = rows[rows["group"] == group], GROUP_STYLE[group]
+        y = part["category"].map(order.index).to_numpy() + 0.84 * ((place + 0.5) / len(lanes) - 0.5)
+        x, drawn = part["value"].to_numpy(), part["value_shrunken"].to_numpy()
+        top, low = y - 0.16 / len(lanes), y + 0.2 / len(lanes)
+        ax.plot([x, drawn], [top, low], color=style.color, linewidth=0.6, alpha=0.35, zorder=2)
+        look = {"marker": style.marker, "s": 14, "zorder": 3}
+        ax.scatter(x, top, facecolors="white", edgecolors=style.color, linewidths=0.7, alpha=0.7, **look)
+        ax.scatter(drawn, low, color=style.color, linewidths=0, alpha=0.8, **look)
+    counts = rows.groupby("test_set")["n"].max()
+    label = _marked(rows)
+    set_categories(ax, [f"{text} (n = {counts[name]:,})" for text, name in zip(label(order), order, strict=True)])
+    _explain_mark(ax)
+    format_ticks(ax.xaxis, percent=True, sign=True)
+    ax.axvline(0, **REFERENCE)
+    ax.set_xlabel("Effective robustness (percentage points)\n← less robust than the baseline     more robust →")
+    kinds = [("as measured", "none"), ("towards the group's mean", "full")]
+    legend(ax, [*group_handles(rows), *(make_handle("o", "0.4", text, fill) for text, fill in kinds)])
     return ax
+
+
+def stratum_means(table, *, ax=None):
+    """Mean effective robustness of each stratum of models (rows) on each factor (columns), in percentage points.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Tidy rows from `sections.stratum_means`; coloured where the interval leaves 0 out.
+    ax
+        See the module.
+    """
+    rows = table[table["metric"].str.endswith("_over_models")]
+    if rows.empty:
+        raise ClipsafeError("the table has no rows of metric METRIC_over_models; nothing to draw.")
+    groups = [style.label for style in GROUP_STYLE.values()]
+    strata = sorted(set(rows["model"]), key=lambda name: (groups.index(name.partition(", ")[0]), _by_size(name)))
+    means = rows.groupby("test_set")["value"].mean().sort_values(ascending=False, kind="stable")
+    counts = rows.groupby("model")["n"].max()
+    ax = make_axes(ax, 1.5 + 0.26 * len(strata))
+    look = {"middle": 0, "span": rows["value"].abs().max() or 1, "text": lambda v: f"{round(100 * v, 1) or 0:+.1f}"}
+    heat_map(ax, rows, strata, list(means.index), **look)
+    ax.set_xticks(np.arange(len(means)) + 0.5, factor_labels(list(means.index)), rotation=40, ha="right")
+    ax.set_yticks(np.arange(len(strata)) + 0.5, [f"{name} ({counts[name]:,})" for name in strata])
+    ax.set_xlabel("Mean effective robustness (percentage points)\ncoloured where distinguishable from 0")
+    return ax
+
+
+def _by_size(stratum):
+    """Sorts "Zero-shot CLIP, 6k" before 24k and 2B, and what is no size by name."""
+    fact = stratum.partition(", ")[2]
+    size = re.fullmatch(r"([\d.]+)([kMB])", fact)
+    return ("kMB".index(size[2]), float(size[1]), fact) if size else (3, 0, fact)
+
+
+def _marked(rows):
+    """Labels of factors, those that few images show with a mark."""
+    images = rows.groupby("test_set")["n"].max()
+
+    def label(names):
+        few = [bool(0 < images[name] < FEW_IMAGES) for name in names]
+        return [text + f" {FEW_MARK}" * mark for text, mark in zip(factor_labels(names), few, strict=True)]
+
+    return label
+
+
+def _explain_mark(ax):
+    if any(FEW_MARK in text.get_text() for text in ax.get_yticklabels()):
+        add_note(ax, 0.99, 0.01, f"{FEW_MARK} fewer than {FEW_IMAGES} images")
 
 
 def _stretch(ax, which, values, scale, eps):

@@ -1,8 +1,20 @@
 """What each section of the study reports: one function a question, from a study to rows of the tidy table."""
 
 from clipsafe_utils.sections.calibration import calibration, reliability_curves
-from clipsafe_utils.sections.comparisons import contrasts, fine_tuning_pairs, seed_means, source_pairs
-from clipsafe_utils.sections.factors import cue_conflict, paired_effects, visual_factors
+from clipsafe_utils.sections.comparisons import (
+    CALIPER,
+    accuracy_pairs,
+    contrasts,
+    fine_tuning_pairs,
+    matched_accuracy,
+    quantity_pairs,
+    resolution_pairs,
+    seed_means,
+    source_pairs,
+    strata,
+    stratum_means,
+)
+from clipsafe_utils.sections.factors import paired_effects, shrunken, visual_factors
 from clipsafe_utils.sections.ood import (
     NO_OOD_SETS,
     drawn_scores,
@@ -39,6 +51,7 @@ from clipsafe_utils.sections.prompts import (
 )
 from clipsafe_utils.sections.robustness import SAME_CLASSES, accuracy, robustness
 from clipsafe_utils.sections.rows import CLIP_GROUPS, WITH_IMAGES, group_means, row
+from clipsafe_utils.sections.shape import category_means, cue_conflict, shape_and_robustness, shape_by_category
 
 PER_MODEL = (
     *(accuracy, visual_factors, paired_effects, cue_conflict, ood_table, drawn_scores, calibration),
@@ -48,6 +61,7 @@ PER_MODEL = (
 
 __all__ = [
     "ALL",
+    "CALIPER",
     "CLIP_GROUPS",
     "NO_OOD_SETS",
     "NO_ZERO_SHOT",
@@ -56,8 +70,10 @@ __all__ = [
     "WITH_IMAGES",
     "accuracy",
     "accuracy_correlations",
+    "accuracy_pairs",
     "best_scores",
     "calibration",
+    "category_means",
     "choice_costs",
     "contrasts",
     "cue_conflict",
@@ -67,6 +83,7 @@ __all__ = [
     "fitted_on",
     "group_means",
     "main_score",
+    "matched_accuracy",
     "mean_effects",
     "near_and_far",
     "of_score",
@@ -79,15 +96,22 @@ __all__ = [
     "prompt_grid",
     "prompt_objectives",
     "prompt_set_facts",
+    "quantity_pairs",
     "reliability_curves",
+    "resolution_pairs",
     "robustness",
     "row",
     "score_choice",
     "score_samples",
     "seed_means",
+    "shape_and_robustness",
+    "shape_by_category",
     "shown_detection_metrics",
+    "shrunken",
     "simpson",
     "source_pairs",
+    "strata",
+    "stratum_means",
     "training_strata",
     "variance_decomposition",
     "visual_factors",

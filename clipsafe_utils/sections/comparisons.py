@@ -1,17 +1,25 @@
-"""Comparisons between models that differ in one thing: training source, fine-tuning, or the seed alone."""
+"""Comparisons between models that differ in one thing: training source, fine-tuning, or the seed alone; or that are
+equal in one: overall accuracy."""
 
 import re
 from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import linear_sum_assignment
 
-from clipsafe_utils.sections.rows import row
+from clipsafe_utils.sections.rows import group_means, mean_rows, row
 from clipsafe_utils.statistics import mean_interval
 from clipsafe_utils.zoo import GROUPS
 
 SAME_RECIPE = ("group", "architecture", "pretrain_size", "finetune", "input_size", "seed")
 """Facts that two models share where only their training source differs."""
+
+CALIPER = 0.01
+"""Most that the overall accuracies of two models differ which are matched by it: 1 percentage point."""
+
+FEWEST = 3
+"""Models below which a stratum has no mean, and pairs below which a group is not compared at matched accuracy."""
 
 
 def with_architecture(models):
@@ -157,6 +165,120 @@ def resolution_pairs(models):
         part = part.drop_duplicates("input_size").sort_values("input_size")
         pairs += [(large, small, "larger minus smaller input") for small, large in pairwise(part.index)]
     return pd.DataFrame(pairs, columns=["first", "second", "comparison"])
+
+
+def strata(models, fact):
+    """What a model is by its group and one more fact: "Zero-shot CLIP, vit".
+
+    Parameters
+    ----------
+    models : DataFrame
+        Facts about the models, see `Study.models`; only the study's five groups have strata.
+    fact : str
+        Column such as encoder_family, pretrain_source or pretrain_size.
+
+    Returns
+    -------
+    Series
+        Model -> stratum; NaN where the fact is not known.
+    """
+    if fact not in models:
+        return pd.Series(np.nan, models.index, dtype=object)
+    known = models[fact].notna() & ~models[fact].isin(["", "unknown"])
+    return (models["group"].map(GROUPS) + ", " + models[fact].astype(str)).where(known)
+
+
+def stratum_means(study, rows, fact, accuracies=None, lines=None, axes=None):
+    """Mean over the models of a group that share a fact, of strata with `FEWEST` models and more.
+
+    Parameters
+    ----------
+    rows, accuracies, lines, axes
+        See `group_means`.
+    fact : str
+        See `strata`.
+
+    Returns
+    -------
+    DataFrame
+        Tidy, metric "METRIC_over_models": `model` holds the stratum, n counts its models, the interval is Student's
+        over models and holds the line's error where lines are given.
+    """
+    means = group_means(study, rows, accuracies, lines, axes, strata(study.models, fact))
+    means = means[means["n_models"] >= FEWEST]
+    if means.empty:
+        study.missing[f"means by {fact.replace('_', ' ')}"] = (
+            f"no group has {FEWEST} models whose {fact} the zoo knows: say it in that column of the model table."
+        )
+    return mean_rows(study, rows, means, "student t over models" + " and error of the line" * bool(lines))
+
+
+def accuracy_pairs(models, accuracy, first, second, *, caliper=CALIPER):
+    """Pairs of a model of one group and a model of another with nearly the same accuracy; each model at most once.
+
+    As many pairs as there can be within the caliper, and of these the ones with the least sum of distances (optimal
+    matching, which does not depend on the order of models).
+
+    Parameters
+    ----------
+    models : DataFrame
+        Facts about the models, see `Study.models`.
+    accuracy : Series
+        Model -> overall accuracy, a fraction.
+    first, second : str
+        Groups.
+    caliper : float
+        Largest difference of accuracies within a pair.
+
+    Returns
+    -------
+    DataFrame
+        Like `source_pairs`.
+
+    References
+    ----------
+    Rosenbaum. JASA 84, 1989 (optimal matching).
+    """
+    if "distinct" in models:  # further rows of the same weights are no further models
+        models = models[models["distinct"].eq(True)]
+    sides = [
+        accuracy[accuracy.index.isin(models.index[models["group"] == group])].sort_index() for group in (first, second)
+    ]
+    distance = np.abs(np.subtract.outer(sides[0].to_numpy(), sides[1].to_numpy()))
+    rows, columns = linear_sum_assignment(np.where(distance <= caliper, distance, 1 + distance.size))
+    near = distance[rows, columns] <= caliper
+    comparison = f"{GROUPS.get(first, first)} minus {GROUPS.get(second, second)}"
+    pairs = zip(sides[0].index[rows[near]], sides[1].index[columns[near]], strict=True)
+    return pd.DataFrame([(*pair, comparison) for pair in pairs], columns=["first", "second", "comparison"])
+
+
+def matched_accuracy(study, rows, overall):
+    """Factor accuracy of each group minus that of the baseline group, at matched overall accuracy.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Tidy, metric "accuracy": overall and with each factor.
+    overall : str
+        Test set of the overall accuracy.
+
+    Returns
+    -------
+    DataFrame
+        As `contrasts` gives them; what is left of the difference in overall accuracy is test set "OVERALL/overall".
+    """
+    rows, baseline = rows[rows["metric"] == "accuracy"], study.parameters.baseline_group
+    accuracy = rows[rows["test_set"] == overall].set_index("model")["value"]
+    pairs = [accuracy_pairs(study.models, accuracy, group, baseline) for group in GROUPS if group != baseline]
+    pairs = pd.concat([of_group for of_group in pairs if len(of_group) >= FEWEST] or pairs[:1])
+    if len(pairs) < FEWEST:
+        study.missing["pairs of matched accuracy"] = (
+            f"no group has {FEWEST} models with an overall accuracy within {100 * CALIPER:g} percentage point of one "
+            f"of the group {baseline!r} each: add models to the zoo."
+        )
+        return study.table([])
+    rows = rows.assign(test_set=rows["test_set"].where(rows["test_set"] != overall, f"{overall}/overall"))
+    return contrasts(study, rows, pairs)
 
 
 def quantity(size):

@@ -1,12 +1,12 @@
-"""Visual factors: how accuracy depends on them, what each one alone does, and shape against texture."""
+"""Visual factors: how accuracy depends on them, and what each one alone does."""
 
 import numpy as np
 
 from clipsafe_utils.datasets import factor_annotations
 from clipsafe_utils.intervals import error_ratio_interval, paired_accuracy_interval
-from clipsafe_utils.metrics import SIXTEEN_CLASSES, shape_bias, sixteen_class_decisions, softmax
-from clipsafe_utils.sections.rows import accuracy_row, is_correct, largest, row
-from clipsafe_utils.statistics import wilson_interval
+from clipsafe_utils.sections.rows import accuracy_row, is_correct, row
+from clipsafe_utils.shrinkage import FEWEST, errors_by_count, errors_by_image, shrink_robustness
+from clipsafe_utils.zoo import GROUPS
 
 
 def visual_factors(study):
@@ -46,8 +46,10 @@ def visual_factors(study):
 def _factors(study, name, unit):
     """Prefix of test sets, which images are annotated, and one flag a factor for those."""
     p = study.parameters
-    if set(p.factors) <= set(unit.images.columns):
-        return name, np.ones(len(unit.images), bool), {factor: unit.images[factor].to_numpy() for factor in p.factors}
+    if own := [factor for factor in p.factors if factor in unit.images]:
+        if others := [factor for factor in p.factors if factor not in own]:
+            study.missing["some visual factors"] = f"{name} has no column {', '.join(others)} among its annotations."
+        return name, np.ones(len(unit.images), bool), {factor: unit.images[factor].to_numpy() for factor in own}
     frame = factor_annotations(list(unit.images["image_id"]), p.factor_annotation)
     annotated = frame["annotated"].to_numpy()
     if not annotated.any():
@@ -78,44 +80,73 @@ def paired_effects(study):
         unit = study.unit(model, names[0])
         pairs = unit.images.assign(correct=study.ask(is_correct, model, names[0]).astype(float))
         correct = pairs.pivot_table(index="pair", columns="forced", values="correct")
-        for factor in p.factors:
+        for factor in filter(correct.columns.__contains__, p.factors):
             both = correct[[factor, "none"]].dropna().to_numpy(bool).T
             interval = paired_accuracy_interval(*both, level=p.ci_level)
             rows.append(row(model, f"{names[0]}/{factor}", study.protocol(model), "paired_effect", interval))
     return study.table(rows)
 
 
-def cue_conflict(study):
-    """Shape bias on cue-conflict stimuli, and the share of images that either cue decided.
+def shrunken(study, table, lines, axes):
+    """Factor-level effective robustness, each model drawn towards its group's mean by as much as it is sampling.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Tidy rows of metric "accuracy" that `robustness` took.
+    lines, axes : dict
+        What it returned.
 
     Returns
     -------
     DataFrame
-        Tidy, metrics "shape_bias" and "share_decided", Wilson intervals.
+        Tidy: "effective_robustness_shrunken", and "share_kept", the share of its own distance from the group's mean
+        that each model keeps. Only values with a known number of images, of groups with four models and more. The
+        protocol says whether errors are those of images that the models share, or of counts alone.
     """
-    p = study.parameters
-    if study.is_published:
-        return study.published[0].query("metric in ('shape_bias', 'share_decided')")
-    names, rows = study.named(p.cue_conflict_set), []
-    for model in study.evaluate(*names) if names else []:
-        images = study.unit(model, names[0]).images
-        bias = shape_bias({"decision": _decisions(study, model, names[0]), **images[["shape", "texture"]]})
-        decided = bias.n_shape + bias.n_texture
-        for metric, successes, n in (("shape_bias", bias.n_shape, decided), ("share_decided", decided, bias.n)):
-            interval = wilson_interval(successes, n, level=p.ci_level)
-            rows.append(row(model, names[0], study.protocol(model), metric, interval))
-    return study.table(rows)
+    counted = table[(table["metric"] == "accuracy") & (table["n"] > 0)]
+    values, sizes = (counted.pivot_table(index="model", columns="test_set", values=name) for name in ("value", "n"))
+    found, groups = [], study.models["group"].where(study.models["group"].isin(GROUPS))
+    answers = None if study.is_published else _answers(study)
+    for name, line in lines.items():
+        if not {name, axes[name]} <= set(values):
+            continue
+        both = values[[axes[name], name]].dropna()
+        both = both[both.index.map(groups).map(both.index.map(groups).value_counts()) >= FEWEST]
+        if both.empty:
+            continue
+        (x, y), own, shared = both.to_numpy().T, groups[both.index].to_numpy(), 0.0
+        n_all, n = sizes.loc[both.index, both.columns].to_numpy().T
+        if answers is None:
+            errors, how = errors_by_count(x, y, n, n_all, line), "counts"
+        else:
+            correct = np.stack([answers[0][model] for model in both.index])
+            errors, shared = errors_by_image(correct, answers[1][name.partition("/")[2]], line, own)
+            how = "shared images"
+        interval, kept = shrink_robustness(x, y, n, line, own, errors, shared=shared, level=study.parameters.ci_level)
+        protocol = f"{line.scale} line over {line.n} models, towards the mean of the group, errors of {how}"
+        for k, model in enumerate(both.index):
+            one = interval._replace(
+                value=interval.value[k], low=interval.low[k], high=interval.high[k], n=interval.n[k]
+            )
+            metrics = {"effective_robustness_shrunken": one, "share_kept": (kept[k], one.n)}
+            found += [row(model, name, protocol + study.protocol_suffix, key, what) for key, what in metrics.items()]
+    if not found:
+        study.missing["shrunken robustness"] = (
+            f"it needs a baseline line and a group of {FEWEST} models whose numbers of images are known."
+        )
+    return study.table(found)
 
 
-def _decisions(study, model, name):
-    """Category a model decides for: the 16-class rule on ImageNet outputs, the largest class elsewhere."""
-    own = study.images[name].space
-    if study.id_space.outputs == "imagenet1k" and set(own.names) == set(SIXTEEN_CLASSES):
-        return np.array(list(SIXTEEN_CLASSES))[study.ask(_sixteen_classes, model, name)]
-    return np.array(own.names)[study.ask(largest, model, name, space=own)]
-
-
-def _sixteen_classes(logits, labels):
-    """Position of the decision among the sixteen classes."""
-    positions = {name: k for k, name in enumerate(SIXTEEN_CLASSES)}
-    return np.array([positions[name] for name in sixteen_class_decisions(softmax(logits))])
+def _answers(study):
+    """Model -> whether it is right on each annotated image, and factor -> whether the image shows it; None if models
+    did not see the same images."""
+    name, correct, seen = study.parameters.factor_set or study.parameters.id_set, {}, None
+    for model in study.evaluate(*study.named(name)) if study.named(name) else []:
+        unit = study.unit(model, name)
+        if seen is None:
+            seen, (_, annotated, shows) = list(unit.images["image_id"]), _factors(study, name, unit)
+        if list(unit.images["image_id"]) != seen:
+            return None
+        correct[model] = study.ask(is_correct, model, name)[annotated]
+    return (correct, shows) if correct else None

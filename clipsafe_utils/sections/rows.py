@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from clipsafe_utils.statistics import mean_interval, wilson_interval
+from clipsafe_utils.statistics import Interval, mean_interval, wilson_interval
 
 CLIP_GROUPS = ("zero_shot_clip", "clip_finetuned")
 
@@ -37,7 +37,7 @@ def is_correct(logits, labels):
     return np.argmax(logits, axis=1) == labels
 
 
-def group_means(study, rows, accuracies=None, lines=None, axes=None):
+def group_means(study, rows, accuracies=None, lines=None, axes=None, groups=None):
     """Mean over the models of a group, one row a group and test set, with Student's interval over models.
 
     Parameters
@@ -47,14 +47,16 @@ def group_means(study, rows, accuracies=None, lines=None, axes=None):
     accuracies, lines, axes : optional
         Where the values are distances from lines (effective robustness), what `robustness` took and returned: the line
         has an error too, which all models of a group share, and the interval then holds it.
+    groups : Series, optional
+        Model -> group; by default the study's groups.
 
     Returns
     -------
     DataFrame
         group, test_set, mean, low, high (NaN below three models), n_models.
     """
-    level = study.parameters.ci_level
-    rows = rows.assign(group=rows["model"].map(study.models["group"])).dropna(subset=["group", "value"])
+    level, groups = study.parameters.ci_level, study.models["group"] if groups is None else groups
+    rows = rows.assign(group=rows["model"].map(groups)).dropna(subset=["group", "value"])
     found = []
     for (group, test_set), part in rows.groupby(["group", "test_set"]):
         values = part["value"].to_numpy()
@@ -68,3 +70,37 @@ def group_means(study, rows, accuracies=None, lines=None, axes=None):
             low, high = mean - np.hypot(mean - low, above - line), mean + np.hypot(high - mean, line - below)
         found.append((group, test_set, mean, low, high, len(values)))
     return pd.DataFrame(found, columns=["group", "test_set", "mean", "low", "high", "n_models"])
+
+
+def mean_rows(study, rows, means, kind="student t over models"):
+    """Rows of the tidy table for what `group_means` found: metric "METRIC_over_models", n counts models.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Tidy, of one metric and protocol: what the means are of.
+    means : DataFrame
+        From `group_means`; `model` holds its group.
+    kind : str
+        What the intervals hold.
+
+    Returns
+    -------
+    DataFrame
+    """
+    if means.empty:
+        return study.table([])
+    protocols, level = set(rows["protocol"]), study.parameters.ci_level
+    metric, protocol = rows["metric"].iloc[0], protocols.pop() if len(protocols) == 1 else ""
+    return study.table(
+        [
+            row(
+                one.group,
+                one.test_set,
+                protocol,
+                f"{metric}_over_models",
+                Interval(one.mean, one.low, one.high, kind, level, one.n_models),
+            )
+            for one in means.itertuples()
+        ]
+    )
