@@ -20,6 +20,7 @@ from clipsafe_utils.plots.ood import (
     scores_by_group,
 )
 from clipsafe_utils.plots.prompts import prompt_effects
+from clipsafe_utils.plots.regression import regression
 from clipsafe_utils.plots.robustness import (
     accuracy_on_accuracy,
     effective_robustness,
@@ -46,6 +47,7 @@ __all__ = [
     "ood_detection",
     "paired_effects",
     "prompt_effects",
+    "regression",
     "reliability_diagram",
     "score_distributions",
     "score_gains",
