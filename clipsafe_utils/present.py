@@ -373,10 +373,7 @@ def regression(study, rows):
     lines = []
     for fact, part in effects.groupby("fact", sort=False):
         own, n = clear[clear["fact"] == fact], part["property"].nunique()
-        moved = [
-            f"{name[0].lower() if name[:2] == 'Ef' or name[:2] == 'Sh' else name[0]}{name[1:]} ({_largest(terms)})"
-            for name, terms in own.groupby("property", sort=False)
-        ]
+        moved = [f"{name} ({_largest(terms)})" for name, terms in own.groupby("property", sort=False)]
         many = f"distinguishable from zero on {len(moved)} of {n}" if moved else "not distinguishable from zero"
         lines.append(f"- **{fact}**: {many}{': ' + '; '.join(moved) if moved else f' on any of {n}'}")
     n = " to ".join(f"{size:,}" for size in dict.fromkeys((effects["n_models"].min(), effects["n_models"].max())))
@@ -388,8 +385,8 @@ def regression(study, rows):
         plots.regression,
         effects,
         what="Effect of each fact about a model's training, at equal other facts",
-        direction="each term is a difference of means over test sets; the two calibration errors are better low, all "
-        "others high",
+        direction="each term is a mean over test sets; the calibration errors are better low, all others high; marks "
+        "hold for at least one panel",
         captioned=effects.assign(
             model=effects["term"],
             n=effects["n_models"],
@@ -408,7 +405,8 @@ def regression(study, rows):
     if len(split):
         listed = "; ".join(f"{r.property}: {r.facts_by_set:.0%} against {r.facts:.0%}" for r in apart.itertuples())
         text = f"On {len(apart)} of {len(split)} properties the facts move test sets apart more than together"
-        display(Markdown(f"{text} (shares of the variance){': ' + listed if listed else ''}."))
+        text += f" (shares of the variance){': ' + listed if listed else ''}"
+        display(Markdown(f"{text}. The sections show them test set by test set."))
     table(found.fits.rename(columns={name: f"share: {name.replace('_', ' ')}" for name in shares}), digits=3)
     return found
 

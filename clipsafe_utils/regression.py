@@ -37,7 +37,7 @@ WIDEST_GRID = 0.75
 LOSS = {"standard": "labels", "pretrained_more": "labels", "contrastive": "images alone"}
 LOSS |= dict.fromkeys(["zero_shot_clip", "clip_finetuned"], "image-text")
 NUMBERS = {
-    "data size": ("tenfold", lambda value: f"{10**value:,.0f} images"),
+    "data size": ("doubling", lambda value: f"{2**value:,.0f} images"),
     "input resolution": ("doubling", lambda value: f"{2**value:.0f} pixels"),
     "ID accuracy": ("standard deviation", lambda value: f"{ndtr(value):.0%}"),
 }
@@ -57,9 +57,9 @@ class Property(NamedTuple):
 
 
 PROPERTIES = (
-    Property("Effective robustness to factors", "effective_robustness", "factors", at_equal_accuracy=False),
-    Property("Effective robustness to shifts", "effective_robustness", "shifts", at_equal_accuracy=False),
-    Property("Shape bias", "shape_bias", "all"),
+    Property("effective robustness to factors", "effective_robustness", "factors", at_equal_accuracy=False),
+    Property("effective robustness to shifts", "effective_robustness", "shifts", at_equal_accuracy=False),
+    Property("shape bias", "shape_bias", "all"),
     Property("AUROC of MSP", "auroc", "all", "msp"),
     Property("ECE", "ece", "all"),
     Property("ECE after scaling", "ece_scaled", "all"),
@@ -125,10 +125,10 @@ def training_facts(models):
     Returns
     -------
     DataFrame
-        Indexed by model, NaN where unknown: loss (from the group, and the name of SigLIP and CoCa), fine-tuning (from
-        the group where the table does not say on what), encoder, data size (log10 of images), input resolution (log2
-        of pixels a side), training source. Without humans, models of no group of the study, and further copies of the
-        same weights.
+        Indexed by model, NaN where unknown: loss (from the group, and the name of SigLIP and CoCa), fine-tuning (of
+        models trained on images and text alone: all others learn the benchmark's labels in any case; from timm's tag
+        where the table does not say on what), encoder, data size (log2 of images), input resolution (log2 of pixels a
+        side), training source. Without humans, models of no group of the study, and further copies of the same weights.
     """
     models = models[models["group"].isin(GROUPS)]
     if "distinct" in models:
@@ -138,13 +138,14 @@ def training_facts(models):
     loss = group.map(LOSS)
     for part in ("siglip", "coca"):
         loss = loss.mask(loss.eq("image-text") & name.str.contains(part), f"image-text ({part})")
-    tuned = group.isin(["clip_finetuned", "pretrained_more"]).map({True: "on the benchmark", False: "none"})
+    tuned = name.str.extract(r"_ft_(in\w+?)(?:_\d{3})?$")[0].fillna("in1k").where(group == "clip_finetuned", "none")
+    tuned = models.get("finetune", tuned).astype(str).where(loss.str.startswith("image-text"), "none")
     sizes = models.get("pretrain_size", empty).map(quantity).astype(float)
     facts = {
         "loss": loss,
-        "fine-tuning": models.get("finetune", tuned).astype(str).str.replace("_", ", then "),
+        "fine-tuning": tuned.str.replace("_", ", then "),
         "encoder": models.get("encoder_family", empty),
-        "data size": np.log10(sizes),
+        "data size": np.log2(sizes),
         "input resolution": np.log2(models.get("input_size", empty).astype(float)),
         "training source": models.get("pretrain_source", empty),
     }

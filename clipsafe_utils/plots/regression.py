@@ -55,7 +55,9 @@ def regression(effects, *, panels=None):
         ax.axvline(0, **REFERENCE)
         ax.locator_params(axis="x", nbins=5)
         format_ticks(ax.xaxis, percent=True, sign=True)
-        ax.set_title("\n".join(textwrap.wrap(name, 24 if side_by_side else 80)), loc="left", fontsize=9.5)
+        ax.set_title(
+            "\n".join(textwrap.wrap(name[0].upper() + name[1:], 24 if side_by_side else 80)), loc="left", fontsize=9.5
+        )
     handles = [make_handle("o", "0.3", f"adjusted p below {1 - level:.2g}")]
     handles += [make_handle("o", "0.3", "not distinguishable from zero", "none")]
     texts = {" †": "stands for more than its name", " ‡": "hard to tell from other facts"}
