@@ -31,7 +31,7 @@ MIN_MODELS, MIN_DEGREES = 2, 3
 WIDER = 2.0
 """Terms whose interval the other facts make at least that many times as wide count as nearly confounded."""
 
-WIDEST_GRID = 0.75
+COMMON = 0.75
 """Share of the models that a test set must have; models without one of the test sets are left out."""
 
 LOSS = {"standard": "labels", "pretrained_more": "labels", "contrastive": "images alone"}
@@ -106,7 +106,7 @@ def regress(table, models, *, id_set, prompts="", level=0.95):
     check_level(level)
     facts = training_facts(models)
     table = table[table["value"].notna() & table["model"].isin(facts.index)]
-    table = table[[_main(protocol, prompts) for protocol in table["protocol"]]]
+    table = table[table["protocol"].map(lambda protocol: _main(protocol, prompts)).astype(bool)]
     accuracy = _values(table, Property("", "accuracy", "all")).query("test_set == @id_set").set_index("model")["value"]
     accuracy = pd.Series(ndtri(accuracy.clip(1e-4, 1 - 1e-4)), accuracy.index)
     parts = {field: [] for field in Regression._fields}
@@ -175,23 +175,22 @@ def fit(values, facts, *, level=0.95):
     values, left_out = _complete(values)
     chosen, unusable = _usable(facts.reindex(values["model"].unique()))
     values, left_out = values[values["model"].isin(chosen.index)], left_out + unusable
-    if problem := _problem(chosen, values):
-        left_out.append(("the property", problem))
-        return Regression(*(pd.DataFrame(c) for c in ([], [], [])), pd.DataFrame(left_out, columns=["what", "why"]))
     design = _Design(chosen)
     degrees = len(chosen) - len(design.kept)
-    if degrees < MIN_DEGREES:
-        why = f"{len(chosen)} models leave {degrees} degrees of freedom beside {len(design.kept)} terms; add models"
-        left_out.append(("the property", why))
-        return Regression(*(pd.DataFrame(c) for c in ([], [], [])), pd.DataFrame(left_out, columns=["what", "why"]))
+    if problem := _problem(chosen, values, degrees):
+        left_out.append(("the property", problem))
+        nothing = pd.DataFrame()
+        return Regression(nothing, nothing, nothing, pd.DataFrame(left_out, columns=["what", "why"]))
     solved = _solve(values, chosen.index, design.matrix)
     error = np.sqrt(np.diag(solved.covariance))[1:]
     effect = solved.effects[1:]
     p = 2 * t.sf(np.abs(effect) / np.maximum(error, 1e-300), degrees)
     half = t.ppf((1 + level) / 2, degrees) * error
     aliased, near = design.aliases(), design.near_aliases()
-    confounded = [*aliased, *near]
-    marks = {row["term"]: "nearly" for row in near} | {row["term"]: f"with {row['stands_for']}" for row in aliased}
+    marks = {row["term"]: "nearly" for row in near}
+    for row in aliased:
+        known = marks.get(row["term"], "nearly")
+        marks[row["term"]] = f"{'with' if known == 'nearly' else f'{known}, and'} {row['stands_for']}"
     terms = [design.term(k) for k in range(1, len(design.kept))]
     effects = pd.DataFrame(
         {"fact": [fact for fact, _ in design.kept[1:]], "term": terms, "effect": effect}
@@ -202,7 +201,7 @@ def fit(values, facts, *, level=0.95):
     n_sets = values["test_set"].nunique()
     fits = {"n_models": len(chosen), "n_test_sets": n_sets, "degrees": degrees} | solved.shares | {"note": solved.note}
     return Regression(
-        effects, pd.DataFrame([fits]), pd.DataFrame(confounded), pd.DataFrame(left_out, columns=["what", "why"])
+        effects, pd.DataFrame([fits]), pd.DataFrame([*aliased, *near]), pd.DataFrame(left_out, columns=["what", "why"])
     )
 
 
@@ -226,7 +225,7 @@ def _values(table, one):
 def _complete(values):
     """Models with values on the same test sets, so that a mean over test sets means the same for each."""
     grid = values.pivot_table(index="model", columns="test_set", values="value")
-    grid = grid.loc[:, grid.notna().mean() >= WIDEST_GRID]
+    grid = grid.loc[:, grid.notna().mean() >= COMMON]
     without = int(grid.isna().any(axis=1).sum())
     kept = grid.dropna().melt(ignore_index=False).reset_index().sort_values(["model", "test_set"], ignore_index=True)
     return kept, [(_models(without), "without one of the test sets")] * bool(without)
@@ -253,19 +252,23 @@ def _usable(facts):
         left_out += [(model, f"the only model with {fact} {level}") for model, (fact, level) in gone.items()]
         complete = complete.drop(index=list(gone))
     for fact in list(complete):
-        if len(complete) and len(set(complete[fact])) == 1:
-            left_out.append((fact, "the same for every model"))
+        if len(set(complete[fact])) < 2:
+            left_out += [(fact, "the same for every model")] * bool(len(complete))
             complete = complete.drop(columns=fact)
     return complete, left_out
 
 
-def _problem(chosen, values):
+def _problem(chosen, values, degrees):
+    """Why a property cannot be regressed, or nothing."""
     if values.empty:
         return "no model whose training is known has these numbers"
     if not len(chosen.columns):
         return f"no known fact differs between its models ({len(chosen):,}); add others to the zoo"
     if not values["value"].std() > 0:
         return "its value is the same for every model"
+    if degrees < MIN_DEGREES:
+        terms = len(chosen) - degrees - 1
+        return f"{_models(len(chosen))} for {terms} terms, which need {terms + 1 + MIN_DEGREES} or more; add others"
     return ""
 
 
@@ -315,7 +318,8 @@ class _Design:
         fact, level = self.kept[k]
         if level is None:
             return f"{fact}: per {_unit(fact)}"
-        return f"{fact}: {_clean(level)} against {' and '.join(map(_clean, self.against(k)))}"
+        against = _and(map(_clean, self.against(k)))
+        return f"{fact}: {_clean(level)}{f' against {against}' * bool(against)}"
 
     def aliases(self):
         """What each term stands for beside its name, exactly: one row a term and further fact."""
@@ -346,7 +350,9 @@ class _Design:
                 continue
             part = slice(None) if level is None else self.facts[own].isin(list(weights)).to_numpy()
             shared = {fact: self._shared(column[part], fact, part) for fact in self.facts if fact != own}
-            shared = {fact: share for fact, share in shared.items() if share < 1 - 1e-8} or shared  # others are aliases
+            shared = {fact: share for fact, share in shared.items() if share < 1 - 1e-8}  # the others are aliases
+            if not shared:
+                continue
             fact = max(shared, key=shared.get)
             why = (
                 f"the other facts make its interval {wider:.1f} times as wide, most of all {fact} ({shared[fact]:.0%})"
@@ -462,7 +468,8 @@ def _mixed(y, x, groups, ratio):
 def _counts(levels, most=5):
     if _is_number(levels):
         write = NUMBERS[levels.name][1] if levels.name in NUMBERS else "{:.3g}".format
-        return f"{write(levels.min())} to {write(levels.max())} in {_models(len(levels))}"
+        ends = dict.fromkeys(write(value) for value in (levels.min(), levels.max()))
+        return f"{' to '.join(ends)} in {_models(len(levels))}"
     counts = levels.value_counts()
     listed = [f"{_clean(level)} {n}" for level, n in counts.head(most).items()]
     return ", ".join(listed) + f", {len(counts) - most} more" * (len(counts) > most)
