@@ -434,7 +434,7 @@ def confounding(found):
     n = found.effects["term"].nunique()
     if n:
         counts = f"{exact['term'].nunique()} of {n} terms stand for more than their name (†)"
-        counts += f", {near['term'].nunique()} more are hard to tell from other facts (‡)" * bool(len(near))
+        counts += f", and {near['term'].nunique()} more can hardly be told from other facts (‡)" * bool(len(near))
         pairs = dict.fromkeys(f"{r.term}, {r.confounded}" for r in exact.itertuples())
         display(Markdown("\n".join([f"**Cannot be told apart**: {counts}.", "", *(f"- {pair}" for pair in pairs)])))
     for frame in (found.confounded, found.left_out):

@@ -6,9 +6,7 @@ Test sets have effects of their own, and each fact one that differs between test
 Intervals are Student's with the models, less the terms, as degrees of freedom; models that share a recipe or a start
 count as independent.
 
-Levels of a fact enter from the rarest to the commonest, and one that follows from those before it is what the others
-are compared with. That gives the commonest level as reference; where one fact is nested in another (each training
-source has one loss) it gives a reference within each, and says exactly what the outer term then stands for.
+What a level is compared with, and what a term stands for where facts go together, is `clipsafe_utils.confounding`'s.
 """
 
 import warnings
@@ -16,9 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 from scipy.stats import false_discovery_control, t
 
+from clipsafe_utils.confounding import Design, count_models, is_number
 from clipsafe_utils.metrics.calibration import check_level
 from clipsafe_utils.params import STUDY_FACTORS
 from clipsafe_utils.sections.comparisons import quantity
@@ -28,20 +27,11 @@ KNOWN = 0.75
 """Share of models that must have a fact for it to enter; models without it are then left out, else the fact is."""
 MIN_MODELS, MIN_DEGREES = 2, 3
 """Fewer models of a level tell the level from no single model; fewer degrees of freedom give no usable interval."""
-WIDER = 2.0
-"""Terms whose interval the other facts make at least that many times as wide count as nearly confounded."""
-
 COMMON = 0.75
 """Share of the models that a test set must have; models without one of the test sets are left out."""
 
 LOSS = {"standard": "labels", "pretrained_more": "labels", "contrastive": "images alone"}
 LOSS |= dict.fromkeys(["zero_shot_clip", "clip_finetuned"], "image-text")
-NUMBERS = {
-    "data size": ("doubling", lambda value: f"{2**value:,.0f} images"),
-    "input resolution": ("doubling", lambda value: f"{2**value:.0f} pixels"),
-    "ID accuracy": ("standard deviation", lambda value: f"{ndtr(value):.0%}"),
-}
-"""Fact that is a number -> unit of its effect, and how a value is written."""
 
 
 class Property(NamedTuple):
@@ -71,7 +61,8 @@ class Regression(NamedTuple):
 
     effects: pd.DataFrame
     """One row a term: fact, term ("loss: labels against image-text"), effect, ci_low, ci_high, p, p_adjusted (Benjamini
-    and Hochberg within the property), n_models, n_rows, degrees, ci_level, confounded ("", "nearly" or "with ...")."""
+    and Hochberg within the property), models (with the level, and with what it is compared with), n_models, n_rows,
+    degrees, ci_level, confounded ("", "nearly" or "with ...")."""
     fits: pd.DataFrame
     """One row a property: n_models, n_test_sets, degrees, note, and the shares of variance: test_sets, facts (over all
     test sets), facts_by_set (where their effects differ), models (what the facts leave), residual; the first three
@@ -175,7 +166,7 @@ def fit(values, facts, *, level=0.95):
     values, left_out = _complete(values)
     chosen, unusable = _usable(facts.reindex(values["model"].unique()))
     values, left_out = values[values["model"].isin(chosen.index)], left_out + unusable
-    design = _Design(chosen)
+    design = Design(chosen)
     degrees = len(chosen) - len(design.kept)
     if problem := _problem(chosen, values, degrees):
         left_out.append(("the property", problem))
@@ -195,6 +186,7 @@ def fit(values, facts, *, level=0.95):
     effects = pd.DataFrame(
         {"fact": [fact for fact, _ in design.kept[1:]], "term": terms, "effect": effect}
         | {"ci_low": effect - half, "ci_high": effect + half, "p": p, "p_adjusted": false_discovery_control(p)}
+        | {"models": [design.count(k) for k in range(1, len(design.kept))]}
         | {"n_models": len(chosen), "n_rows": len(values), "degrees": degrees, "ci_level": level}
         | {"confounded": [marks.get(term, "") for term in terms]}
     )
@@ -228,7 +220,7 @@ def _complete(values):
     grid = grid.loc[:, grid.notna().mean() >= COMMON]
     without = int(grid.isna().any(axis=1).sum())
     kept = grid.dropna().melt(ignore_index=False).reset_index().sort_values(["model", "test_set"], ignore_index=True)
-    return kept, [(_models(without), "without one of the test sets")] * bool(without)
+    return kept, [(count_models(without), "without one of the test sets")] * bool(without)
 
 
 def _usable(facts):
@@ -241,9 +233,9 @@ def _usable(facts):
             facts = facts.drop(columns=fact)
     complete = facts.dropna()
     if len(complete) < n:
-        left_out.append((_models(n - len(complete)), "a fact about them is unknown"))
+        left_out.append((count_models(n - len(complete)), "a fact about them is unknown"))
     while True:  # a model that leaves may leave another level alone
-        texts = [fact for fact in complete if not _is_number(complete[fact])]
+        texts = [fact for fact in complete if not is_number(complete[fact])]
         counts = {fact: complete[fact].map(complete[fact].value_counts()) for fact in texts}
         alone = {fact: complete.index[count < MIN_MODELS] for fact, count in counts.items()}
         if not any(map(len, alone.values())):
@@ -268,129 +260,10 @@ def _problem(chosen, values, degrees):
         return "its value is the same for every model"
     if degrees < MIN_DEGREES:
         terms = len(chosen) - degrees - 1
-        return f"{_models(len(chosen))} for {terms} terms, which need {terms + 1 + MIN_DEGREES} or more; add others"
-    return ""
-
-
-class _Design:
-    """Columns of the models' facts, those that add something to the ones before, and how the others follow."""
-
-    def __init__(self, facts):
-        self.facts = facts
-        self.kept, self.dropped = [("", None)], {}
-        matrix = [np.ones(len(facts))]
-        for fact in facts:
-            for level in self.levels(fact):
-                column = self.column(fact, level)
-                basis = np.column_stack(matrix)
-                coefficients = np.linalg.lstsq(basis, column, rcond=None)[0]
-                rest = np.sum((column - basis @ coefficients) ** 2)
-                if rest > 1e-8 * np.sum(column**2):
-                    self.kept.append((fact, level))
-                    matrix.append(column)
-                else:
-                    self.dropped[fact, level] = coefficients
-        self.matrix = np.column_stack(matrix)
-        # Columns that were kept later add nothing to one that was dropped before them.
-        for key, coefficients in self.dropped.items():
-            full = np.pad(coefficients, (0, len(self.kept) - len(coefficients)))
-            self.dropped[key] = np.where(np.abs(full) > 1e-6, full, 0)
-
-    def levels(self, fact):
-        """Rarest first, equally common ones against the alphabet; None for a number."""
-        if _is_number(self.facts[fact]):
-            return [None]
-        counts = self.facts[fact].value_counts()
-        return sorted(sorted(counts.index, reverse=True), key=counts.get)
-
-    def column(self, fact, level):
-        values = self.facts[fact]
-        if level is not None:
-            return values.eq(level).to_numpy(float)
-        return (values - values.mean()).to_numpy(float) / (values.std() if "standard" in _unit(fact) else 1)
-
-    def against(self, k):
-        """Level -> weight: what the k-th column is compared with, of its own fact."""
-        fact, _ = self.kept[k]
-        return {level: c[k] for (own, level), c in self.dropped.items() if own == fact and level is not None and c[k]}
-
-    def term(self, k):
-        fact, level = self.kept[k]
-        if level is None:
-            return f"{fact}: per {_unit(fact)}"
-        against = _and(map(_clean, self.against(k)))
-        return f"{fact}: {_clean(level)}{f' against {against}' * bool(against)}"
-
-    def aliases(self):
-        """What each term stands for beside its name, exactly: one row a term and further fact."""
-        found = []
-        for k in range(1, len(self.kept)):
-            own, signs = self.kept[k][0], {}
-            for (fact, level), coefficients in self.dropped.items():
-                if fact != own and coefficients[k]:
-                    signs.setdefault(fact, {})[level] = coefficients[k]
-            found += [self._row(k, fact, self._contrast(fact, weights)) for fact, weights in signs.items()]
-        return found
-
-    def near_aliases(self):
-        """Terms that the other facts make `WIDER`: one row a term, with the fact that goes with it most."""
-        found, inverse = [], np.linalg.inv(self.matrix.T @ self.matrix)
-        for k in range(1, len(self.kept)):
-            own, level = self.kept[k]
-            column = self.matrix[:, k]
-            weights = {level: 1.0} | self.against(k)
-            counts = self.facts[own].value_counts()
-            alone = (
-                1 / np.sum((column - column.mean()) ** 2)
-                if level is None
-                else sum(w**2 / counts[name] for name, w in weights.items())
-            )
-            wider = np.sqrt(inverse[k, k] / alone)
-            if wider < WIDER:
-                continue
-            part = slice(None) if level is None else self.facts[own].isin(list(weights)).to_numpy()
-            shared = {fact: self._shared(column[part], fact, part) for fact in self.facts if fact != own}
-            shared = {fact: share for fact, share in shared.items() if share < 1 - 1e-8}  # the others are aliases
-            if not shared:
-                continue
-            fact = max(shared, key=shared.get)
-            why = (
-                f"the other facts make its interval {wider:.1f} times as wide, most of all {fact} ({shared[fact]:.0%})"
-            )
-            found.append(self._row(k, fact, fact, why))
-        return found
-
-    def _shared(self, column, fact, part):
-        """Share of a column's variation that goes with a fact."""
-        basis = np.column_stack(
-            [np.ones(len(column)), *(self.column(fact, level)[part] for level in self.levels(fact))]
+        return (
+            f"{count_models(len(chosen))} for {terms} terms, which need {terms + 1 + MIN_DEGREES} or more; add others"
         )
-        rest = column - basis @ np.linalg.lstsq(basis, column, rcond=None)[0]
-        return 1 - np.sum(rest**2) / np.sum((column - column.mean()) ** 2)
-
-    def _contrast(self, fact, weights):
-        if None in weights:
-            return f"{fact}: per {_unit(fact)}"
-        up, down = ([_clean(name) for name, w in weights.items() if w * sign > 0] for sign in (1, -1))
-        return f"{fact}: {' and '.join(up)}{f' against {_and(down)}' * bool(up and down)}{_and(down) * (not up)}"
-
-    def _row(self, k, fact, stands_for, why=""):
-        """A pair, with the models that both facts have in common counted."""
-        own, level = self.kept[k]
-        groups = {level: 1.0} | self.against(k) if level is not None else {"": 1.0}
-        parts = {name: self.facts if level is None else self.facts[self.facts[own] == name] for name in groups}
-        if level is None and not _is_number(self.facts[fact]):  # a number: its values within each level
-            values = self.facts.groupby(fact)[own].nunique()
-            why = why or (f"one {own} in each {fact}" if values.max() == 1 else "follows from the other facts")
-        seen = [set(part[fact]) for part in parts.values()]
-        apart = len(seen) > 1 and not seen[0] & set().union(*seen[1:])
-        why = why or (f"no {fact} has both" if apart else "follows from the other facts together")
-        return {"term": self.term(k), "stands_for": stands_for, "why": why} | {
-            "models": "; ".join(
-                f"{_clean(name)}: {_counts(part[fact])}" if name else _counts(part[fact])
-                for name, part in parts.items()
-            )
-        }
+    return ""
 
 
 class _Solved(NamedTuple):
@@ -465,36 +338,6 @@ def _mixed(y, x, groups, ratio):
     return np.asarray(found.fe_params), covariance, float(found.cov_re[0, 0]), float(found.scale)
 
 
-def _counts(levels, most=5):
-    if _is_number(levels):
-        write = NUMBERS[levels.name][1] if levels.name in NUMBERS else "{:.3g}".format
-        ends = dict.fromkeys(write(value) for value in (levels.min(), levels.max()))
-        return f"{' to '.join(ends)} in {_models(len(levels))}"
-    counts = levels.value_counts()
-    listed = [f"{_clean(level)} {n}" for level, n in counts.head(most).items()]
-    return ", ".join(listed) + f", {len(counts) - most} more" * (len(counts) > most)
-
-
-def _is_number(column):
-    return pd.api.types.is_numeric_dtype(column)
-
-
-def _models(n):
-    return f"{n:,} model{'s' * (n != 1)}"
-
-
-def _unit(fact):
-    return NUMBERS[fact][0] if fact in NUMBERS else "unit"
-
-
-def _clean(level):
-    return str(level).replace("_", " ")
-
-
-def _and(names):
-    return " and ".join(names)
-
-
 def _joined(parts, columns):
     parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True)[list(columns)] if parts else pd.DataFrame(columns=list(columns))
@@ -502,22 +345,12 @@ def _joined(parts, columns):
 
 _COLUMNS = {
     "effects": (
-        *("property", "fact", "term", "effect", "ci_low", "ci_high", "p", "p_adjusted", "n_models", "n_rows"),
-        *("degrees", "ci_level", "confounded"),
+        *("property", "fact", "term", "effect", "ci_low", "ci_high", "p", "p_adjusted"),
+        *("models", "n_models", "n_rows", "degrees", "ci_level", "confounded"),
     ),
     "fits": (
-        *(
-            "property",
-            "n_models",
-            "n_test_sets",
-            "degrees",
-            "test_sets",
-            "facts",
-            "facts_by_set",
-            "models",
-            "residual",
-            "note",
-        ),
+        *("property", "n_models", "n_test_sets", "degrees", "test_sets", "facts", "facts_by_set", "models"),
+        *("residual", "note"),
     ),
     "confounded": ("property", "term", "stands_for", "why", "models"),
     "left_out": ("property", "what", "why"),

@@ -157,6 +157,7 @@ def test_nested_facts_are_compared_within_and_the_outer_one_says_what_it_stands_
     assert effects["effect"].to_dict() == pytest.approx(expected, abs=0.01)
     assert effects.loc["loss: text against labels", "confounded"] == "with source: laion against imagenet1k"
     assert set(effects["confounded"].drop("loss: text against labels")) == {""}
+    assert effects.loc["source: wit against laion", "models"] == "6 against 9"
     row = found.confounded.iloc[0]
     assert row["why"] == "no source has both"
     assert row["models"] == "text: laion 9, wit 6; labels: imagenet1k 12, jft 3"
