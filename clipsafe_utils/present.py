@@ -9,6 +9,7 @@ from IPython.display import Image, Markdown, display
 
 from clipsafe_utils import plots
 from clipsafe_utils.claims import VERDICTS, judge_claims
+from clipsafe_utils.regression import regress
 from clipsafe_utils.sections.prompts import ALL
 from clipsafe_utils.signatures import TITLES
 from clipsafe_utils.signatures import signatures as failure_signatures
@@ -562,6 +563,106 @@ def claims(study, results):
             "All columns: tables/claims.csv.*"
         )
     )
+
+
+def regression(study, rows):
+    """Say and draw which facts about the models' training move which safety property, all facts at once.
+
+    Saves outputs/SUITE/tables/regression, regression_fits and regression_confounded.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Tidy, all of the suite.
+
+    Returns
+    -------
+    Regression
+        For `confounding`.
+    """
+    p = study.parameters
+    found = regress(rows, study.models, id_set=p.id_set, prompts=study.main_prompts, level=p.ci_level)
+    effects = study.save(found.effects, "regression")
+    study.save(found.fits, "regression_fits")
+    study.save(found.confounded, "regression_confounded")
+    if effects.empty:
+        reasons = found.left_out[found.left_out["what"] == "the property"].groupby("why", sort=False)["property"]
+        listed = "; ".join(f"{', '.join(part)}: {why}" for why, part in reasons)
+        display(Markdown(f"> **Not in this suite: a regression on the models' training.** {listed}."))
+        return found
+    clear = effects[effects["p_adjusted"] < 1 - p.ci_level]
+    lines = []
+    for fact, part in effects.groupby("fact", sort=False):
+        own, n = clear[clear["fact"] == fact], part["property"].nunique()
+        moved = [f"{name} ({_largest(terms)})" for name, terms in own.groupby("property", sort=False)]
+        many = f"distinguishable from zero on {len(moved)} of {n}" if moved else "not distinguishable from zero"
+        lines.append(f"- **{fact}**: {many}{': ' + '; '.join(moved) if moved else f' on any of {n}'}")
+    n = " to ".join(f"{size:,}" for size in dict.fromkeys((effects["n_models"].min(), effects["n_models"].max())))
+    intro = f"Effects at equal other facts, in percentage points; {n} models, adjusted p below {1 - p.ci_level:.2g}:"
+    display(Markdown("\n".join([intro, "", *lines])))
+    figure(
+        study,
+        "what_moves_safety",
+        plots.regression,
+        effects,
+        what="Effect of each fact about a model's training, at equal other facts",
+        direction="each term is a mean over test sets; the calibration errors are better low, all others high; marks "
+        "hold for at least one panel",
+        captioned=effects.assign(
+            model=effects["term"],
+            n=effects["n_models"],
+            source="computed",
+            protocol="",
+            ci_kind="student t, mixed model (REML)",
+        ),
+        units=("term", "models"),
+    )
+    shown = effects.drop(columns=["fact", "n_rows", "ci_level"])
+    points = ["effect", "ci_low", "ci_high"]
+    table(shown.assign(**{column: 100 * shown[column] for column in points}))
+    shares = ["test_sets", "facts", "facts_by_set", "models", "residual"]
+    split = found.fits[found.fits["n_test_sets"] > 1]
+    apart = split[split["facts_by_set"] > split["facts"]]
+    if len(split):
+        listed = "; ".join(f"{r.property}: {r.facts_by_set:.0%} against {r.facts:.0%}" for r in apart.itertuples())
+        text = f"On {len(apart)} of {len(split)} properties the facts move test sets apart more than together"
+        text += f" (shares of the variance){': ' + listed if listed else ''}"
+        display(Markdown(f"{text}. The sections show them test set by test set."))
+    table(found.fits.rename(columns={name: f"share: {name.replace('_', ' ')}" for name in shares}), digits=3)
+    return found
+
+
+def _largest(terms, most=3):
+    """The largest effects in words; terms that stand for more than their name are marked."""
+    terms = terms.sort_values("effect", key=abs, ascending=False)
+    listed = [
+        f"{r.term.partition(': ')[2]}{'†' * r.confounded.startswith('with')} {100 * r.effect:+.1f}, "
+        f"{100 * r.ci_low:.1f} to {100 * r.ci_high:.1f}"
+        for r in terms.head(most).itertuples()
+    ]
+    return "; ".join(listed) + f"; {len(terms) - most} more" * (len(terms) > most)
+
+
+def confounding(found):
+    """Say and list which facts cannot be told apart, and what the regression left out.
+
+    Parameters
+    ----------
+    found : Regression
+    """
+    exact = found.effects[found.effects["confounded"].str.startswith("with")]
+    near = found.effects[found.effects["confounded"].eq("nearly")]
+    n = found.effects["term"].nunique()
+    if n:
+        counts = f"{exact['term'].nunique()} of {n} terms stand for more than their name (†)"
+        counts += f", and {near['term'].nunique()} more can hardly be told from other facts (‡)" * bool(len(near))
+        pairs = dict.fromkeys(f"{r.term}, {r.confounded}" for r in exact.itertuples())
+        display(Markdown("\n".join([f"**Cannot be told apart**: {counts}.", "", *(f"- {pair}" for pair in pairs)])))
+    for frame in (found.confounded, found.left_out):
+        if len(frame):
+            same = [column for column in frame if column != "property"]
+            together = frame.groupby(same, sort=False)["property"].agg(lambda names: ", ".join(dict.fromkeys(names)))
+            table(together.reset_index().rename(columns={"property": "properties"}))
 
 
 def quarantine(study):

@@ -56,6 +56,24 @@ factors = [
     "texture",
     "larger",
 ]
+prompt_sets = [
+    {"neutral": ["a photo of a {}"]},
+    {"bare": ["{}"]},
+    {
+        "curated": [
+            "a picture of a {}",
+            "an image of a {}",
+            "this is a {}",
+            "a close view of a {}",
+            "there is a {}",
+            "the {}",
+            "one {}",
+            "a small picture of a {}",
+        ]
+    },
+    {"web": ["{} buy online", "new {}", "{} hd stock", "cheap {} sale", "{} jpg", "best {}", "nice {}", "{} shop"]},
+    {"absent": ["we once drew every {} from memory"]},
+]
 n_bins = 15
 ci_level = 0.95
 
@@ -91,6 +109,29 @@ present.claims(study, results)
 
 # %%
 present.group_summary(study, results)
+
+# %% [markdown]
+# ## What moves safety?
+#
+# Groups of models differ in several things at once: in training source, quantity of data, encoder, loss, fine-tuning
+# and input resolution. Here each safety property is regressed on all of these together, with a random intercept for
+# each model and effects that add up, so that a term compares models that are alike in everything else that is known.
+# Except for effective robustness, which holds it already, in-distribution accuracy is one of these things: what a fact
+# does by way of accuracy is then not part of its effect.
+
+# %%
+found = present.regression(study, results)
+
+# %% [markdown]
+# ### What cannot be told apart
+#
+# A fact that always comes with another has no effect of its own in any data of this kind. Such terms carry the name of
+# one and stand for both; they are found from the algebra of the design, with the models counted. A term is *hard to
+# tell* from others where these make its interval at least twice as wide. Only training further models can separate
+# them. Models that share a recipe, or a start, count as independent here.
+
+# %%
+present.confounding(found)
 
 # %% [markdown]
 # ## Out of line

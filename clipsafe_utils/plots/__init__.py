@@ -36,6 +36,7 @@ from clipsafe_utils.plots.prompts import (
     prompt_front,
     variance_shares,
 )
+from clipsafe_utils.plots.regression import regression
 from clipsafe_utils.plots.robustness import (
     accuracy_on_accuracy,
     effective_robustness,
@@ -76,6 +77,7 @@ __all__ = [
     "paired_effects",
     "prompt_effects",
     "prompt_front",
+    "regression",
     "reliability_diagram",
     "score_distributions",
     "score_gains",
