@@ -1,4 +1,5 @@
-"""What models cost to run: multiplications counted once for every row of the zoos, and a machine's speed measured now.
+"""What models cost: multiplications counted once for every row of the zoos, what follows from them for a study, and a
+machine's speed measured now.
 
 ``python -m clipsafe_utils.costs`` counts again and writes costs.csv, on the meta device, so without weights.
 """
@@ -8,6 +9,7 @@ import functools
 import logging
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import open_clip
@@ -18,11 +20,22 @@ from open_clip import factory
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipsafe_utils import hub
+from clipsafe_utils.content import content_key
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.models import PRECISIONS, load_model
+from clipsafe_utils.prompts import load_templates
 from clipsafe_utils.zoo import available_zoos, load_zoo
 
 FILE = Path(__file__).with_suffix(".csv")
+
+CLASSES = 1000
+"""Outputs of a classifier and names in a zero-shot head, where the zoo does not say otherwise."""
+
+WIDE = 2048
+"""Features before the head of a classifier that nobody has counted; few have more."""
+
+DECODED = 16
+"""Images that are decoded to learn how fast that goes."""
 
 
 @functools.cache
@@ -110,8 +123,62 @@ def _gmacs(function, inputs):
     return round(counter.get_total_flops() / 2e9, 4)
 
 
+def n_prompts(parameters):
+    """Prompts that a suite has a zero-shot model read: each class in each template of each prompt set."""
+    return CLASSES * sum(len(load_templates(given)) for given in parameters.prompts.values())
+
+
+def stated_work(models, n_images, n_prompts):
+    """What models have to do for a study.
+
+    Parameters
+    ----------
+    models : iterable of Model
+    n_images, n_prompts : int
+        What a model, and what a zero-shot model, is shown.
+
+    Returns
+    -------
+    DataFrame
+        One row a model whose cost is counted, indexed by id: `images` and `prompts`, 1e9 multiply-adds; `prompts` is 0
+        for classifiers, and for the text towers that need a file of the hub to be built.
+    """
+    models = {model.spec.id: model for model in models if model.spec.id in stated_costs().index}
+    work = stated_costs().loc[list(models), ["gmacs_image", "gmacs_text"]].fillna({"gmacs_text": 0.0})
+    work["gmacs_text"] *= [model.spec.is_zero_shot for model in models.values()]
+    return (work * [n_images, n_prompts]).set_axis(["images", "prompts"], axis="columns")
+
+
+def unit_width(model):
+    """Numbers that a unit of a model holds for an image, each of 4 bytes."""
+    if model.spec.is_zero_shot:
+        return model._model_config["embed_dim"]
+    outputs = model._pretrained_cfg.get("num_classes", CLASSES)
+    features = stated_costs()["features"].get(model.spec.id, WIDE) if model.keeps_features else 0
+    return outputs + (0 if pd.isna(features) else int(features))
+
+
+def n_passes(models, models_per_pass):
+    """How often engine `local` decodes every image: models of equal preprocessing share, a few at a time."""
+    groups = Counter(content_key(model.preprocessing) for model in models)
+    return sum(-(-size // models_per_pass) for size in groups.values())
+
+
+def decoding_rate(images, transform, clock=time.perf_counter):
+    """Images a second that one process decodes and prepares, measured on the first of a set.
+
+    With ``clock=time.process_time``, what the machine does beside does not count, nor does waiting for a disk.
+    """
+    n = min(DECODED, len(images))
+    started = clock()
+    with contextlib.suppress(OSError, SyntaxError, ValueError):  # what Pillow raises for broken files
+        for i in range(n):
+            transform(images.image(i))
+    return n / (clock() - started)
+
+
 @torch.inference_mode()
-def measure_speed(device, precision, seconds=1.5):
+def measure_speed(device, precision, seconds=1.5, clock=time.perf_counter):
     """Measure what a device does now: one layer of ViT-B/16 over and over, with random weights.
 
     Returns
@@ -123,8 +190,8 @@ def measure_speed(device, precision, seconds=1.5):
     images = torch.randn(64 if device.type == "cuda" else 4, 197, 768, device=device)
     with torch.autocast(device.type, PRECISIONS[precision], enabled=PRECISIONS[precision] is not None):
         layer(images), _wait(device)
-        n, started = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - started) < seconds:
+        n, started = 0, clock()
+        while (elapsed := clock() - started) < seconds:
             layer(images), _wait(device)
             n += 1
     return n * len(images) * _LAYER / elapsed

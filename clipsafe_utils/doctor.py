@@ -15,20 +15,11 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from clipsafe_utils.content import content_key, file_digest
+from clipsafe_utils.content import file_digest
 from clipsafe_utils.datasets import known_image_sets, load_images
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.published.files import FILES
 from clipsafe_utils.zoo import load_zoo
-
-CLASSES = 1000
-"""Outputs of a classifier and names in a zero-shot head, where the zoo does not say otherwise."""
-
-WIDE = 2048
-"""Features before the head of a classifier that nobody has counted; few have more."""
-
-DECODED = 16
-"""Images that are decoded to learn how fast that goes."""
 
 
 @dataclass
@@ -201,7 +192,7 @@ def _classes(images, known):
 
 
 @contextlib.contextmanager
-def _offline():
+def offline():
     """Let the hub's library look into its cache only."""
     from huggingface_hub import constants
 
@@ -218,7 +209,7 @@ def _models(p, found, specs):
 
     rows, adapters = [], {}
     options = {"device": "cpu", "checkpoints": p.path("checkpoints"), "crop": p.crop, "features": p.features}
-    with _offline():
+    with offline():
         for spec in specs:
             row = {"id": spec.id, "library": spec.library, "known": "no", "checkpoint": "", "problem": ""}
             row |= {"gigabytes": (spec.params_m or 0) * 4e-3 or pd.NA, "published": spec.published_in1k_top1 or pd.NA}
@@ -305,8 +296,10 @@ def _disk(p, found, images, adapters):
     """Compare what the run will write with what is free, on each file system."""
     from huggingface_hub import constants
 
+    from clipsafe_utils.costs import unit_width
+
     n = sum(n for _, n in images.values())
-    store = sum(4e-9 * n * _width(model) for model in adapters.values())
+    store = sum(4e-9 * n * unit_width(model) for model in adapters.values())
     fetched = found.models.loc[found.models["checkpoint"] == "to fetch", "gigabytes"].sum()
     wanted = [(p.folder, "results", store)] if "://" not in p.store_path else []
     wanted.append((Path(constants.HF_HUB_CACHE), "checkpoints", fetched))
@@ -333,36 +326,20 @@ def _disk(p, found, images, adapters):
             found.problems.append(f"the disk of {there} lacks {need - free:,.1f} GB.")
 
 
-def _width(model):
-    """Numbers that a unit holds for an image."""
-    from clipsafe_utils.costs import stated_costs
-
-    if model.spec.is_zero_shot:
-        return model._model_config["embed_dim"]
-    outputs = model._pretrained_cfg.get("num_classes", CLASSES)
-    features = stated_costs()["features"].get(model.spec.id, WIDE) if model.keeps_features else 0
-    return outputs + (0 if pd.isna(features) else int(features))
-
-
 def _time(p, found, images, adapters, device):
     """Estimate hours from counted multiplications and from what this machine does now."""
-    from clipsafe_utils.costs import measure_speed, stated_costs
+    from clipsafe_utils.costs import measure_speed, n_passes, n_prompts, stated_work
 
-    n, costs = sum(n for _, n in images.values()), stated_costs()
-    known = [model for name, model in adapters.items() if name in costs.index]
-    zero_shot = [model.spec.id for model in known if model.spec.is_zero_shot]
-    prompts = CLASSES * sum(_n_templates(p))
+    n, prompts = sum(n for _, n in images.values()), n_prompts(p)
+    work = stated_work(adapters.values(), n, prompts)
     speed = measure_speed(device, p.precision)
-    work = n * costs.loc[[model.spec.id for model in known], "gmacs_image"].sum()
-    texts = prompts * costs.loc[zero_shot, "gmacs_text"].sum()
-    groups = Counter(content_key(model.preprocessing) for model in adapters.values())
-    passes = sum(-(-size // p.models_per_pass) for size in groups.values())
+    passes = n_passes(adapters.values(), p.models_per_pass)
     rate, basis = _decoding_rate(images, adapters)
     decoding = passes * n / (rate * max(p.workers, 1))
-    hours = [seconds / 3600 for seconds in (work / speed, texts / speed, decoding)]
+    hours = [seconds / 3600 for seconds in (work["images"].sum() / speed, work["prompts"].sum() / speed, decoding)]
     found.machine.append(
         f"time: {max(sum(hours[:2]), hours[2]):,.1f} hours on one such device: networks {hours[0]:,.1f} ({n:,} images, "
-        f"{len(known)} models), prompts {hours[1]:,.1f} ({prompts:,} a zero-shot model), and at the same time "
+        f"{len(work)} models), prompts {hours[1]:,.1f} ({prompts:,} a zero-shot model), and at the same time "
         f"decoding {hours[2]:,.1f} ({passes} passes, {max(p.workers, 1)} processes)"
     )
     found.machine.append(
@@ -370,30 +347,19 @@ def _time(p, found, images, adapters, device):
         f"layer of ViT-B/16 ({p.precision}), and {rate:,.0f} images/s a process ({basis}); convolutions take up to "
         "twice as long, prompts cut to their length a fourth; units that the store holds already are not subtracted"
     )
-    if uncounted := [name for name in adapters if name not in costs.index]:
+    if uncounted := [name for name in adapters if name not in work.index]:
         found.unchecked.append(f"time of {len(uncounted)} models whose cost is not counted (first: {uncounted[0]})")
-
-
-def _n_templates(p):
-    from clipsafe_utils.prompts import load_templates
-
-    return [len(load_templates(given)) for given in p.prompts.values()]
 
 
 def _decoding_rate(images, adapters):
     """Images a second that one process prepares, and how that is known."""
-    import time
+    from clipsafe_utils.costs import DECODED, decoding_rate
 
     one = next((one for one, _ in images.values() if one is not None and len(one)), None)
     model = next(iter(adapters.values()), None)
     if one is None or model is None:
         return 100.0, "assumed, no image is here"
-    n = min(DECODED, len(one))
-    started = time.perf_counter()
-    with contextlib.suppress(OSError, SyntaxError, ValueError):
-        for i in range(n):
-            model.transform(one.image(i))
-    return n / (time.perf_counter() - started), f"measured on {n} of {one.name}"
+    return decoding_rate(one, model.transform), f"measured on {min(DECODED, len(one))} of {one.name}"
 
 
 def _read_images(found, images, workers):
@@ -423,7 +389,7 @@ def _read_checkpoints(found, adapters):
     from clipsafe_utils.weights import refuse_code
 
     here = [adapters[name] for name in found.models.loc[found.models["checkpoint"] == "here", "id"]]
-    with _offline():
+    with offline():
         for model in tqdm(here, "hash checkpoints", unit="file", leave=False):
             try:
                 refuse_code(model.checkpoint)

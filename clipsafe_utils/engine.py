@@ -63,6 +63,8 @@ def run(study, names, again=()):
             todo[model] = [task.images.name for task, unit in zip(tasks, units, strict=True) if unit is None]
     if not todo:
         return results
+    if engine != "local":
+        todo = _longest_first(todo)
     _refuse_numbered_gpu(p.device, engine)
     with contextlib.closing(ENGINES[engine](study, nodes, todo)) as ends:
         answers = dict(tqdm(ends, f"{engine}: models", total=len(todo), unit="model"))
@@ -72,6 +74,14 @@ def run(study, names, again=()):
         answer = answers[model] if isinstance(answers[model], str) else answers[model].get(name, "it has no unit")
         results[model, name] = store.load(there[-1]) if there else ClipsafeError(_reason(answer, name))
     return results
+
+
+def _longest_first(todo):
+    """Models in the order in which tasks are handed out: what takes long, or nobody has counted, shall not end last."""
+    from clipsafe_utils.costs import stated_costs
+
+    gmacs = stated_costs()["gmacs_image"]
+    return dict(sorted(todo.items(), key=lambda item: -gmacs.get(item[0], float("inf"))))
 
 
 def _reason(answer, name):

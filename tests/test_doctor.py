@@ -16,7 +16,7 @@ from tiny import classifier_spec, clip_spec, table_of
 
 from clipsafe_utils import costs, doctor
 from clipsafe_utils.__main__ import main
-from clipsafe_utils.costs import count_costs, measure_speed, stated_costs
+from clipsafe_utils.costs import count_costs, measure_speed, stated_costs, unit_width
 from clipsafe_utils.datasets import imagenet_wnids, known_image_sets
 from clipsafe_utils.doctor import examine
 from clipsafe_utils.models import Model, load_model
@@ -192,17 +192,17 @@ def test_disk_counts_units_and_refuses_a_full_one(tmp_path, data, specs, monkeyp
     (problem,) = found.problems
     assert "0.0 GB needed (results 0.0 GB), 0.0 GB free" in line and "lacks 0.0 GB" in problem
     written = []
-    monkeypatch.setattr(doctor, "_width", lambda model: written.append(model.spec.id) or 10**9)
+    monkeypatch.setattr(costs, "unit_width", lambda model: written.append(model.spec.id) or 10**9)
     (problem,) = examine(parameters).problems
     assert "lacks 104.0 GB" in problem and written == ["tiny", "small"]  # 4 bytes, 13 images, 2 models
 
 
 def test_width_of_units(tmp_path, specs):
-    assert [doctor._width(load_model(spec, device="cpu")) for spec in specs] == [16, 10]
-    assert doctor._width(load_model("rn50-openai", device="cpu")) == 1024
-    assert doctor._width(load_model("resnet152-tv-in1k", device="cpu")) == 1000
-    assert doctor._width(load_model("resnet152-tv-in1k", device="cpu", features=True)) == 1000 + 2048
-    assert doctor._width(load_model("vgg16-tv-in1k", device="cpu", features=True)) == 1000 + 4096
+    assert [unit_width(load_model(spec, device="cpu")) for spec in specs] == [16, 10]
+    assert unit_width(load_model("rn50-openai", device="cpu")) == 1024
+    assert unit_width(load_model("resnet152-tv-in1k", device="cpu")) == 1000
+    assert unit_width(load_model("resnet152-tv-in1k", device="cpu", features=True)) == 1000 + 2048
+    assert unit_width(load_model("vgg16-tv-in1k", device="cpu", features=True)) == 1000 + 4096
 
 
 def test_time_is_work_over_speed_or_decoding(tmp_path, data, specs, monkeypatch):
