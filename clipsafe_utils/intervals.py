@@ -1,21 +1,18 @@
 """Intervals of what the study measures: error ratios, false-positive rates, calibration error, paired accuracies.
 
-Each is an interval of the population's value, as if images were drawn anew; that of the calibration error covers less
-than its level for models that are nearly calibrated. Where one image decides, the limits are wide or NaN, never a
-point.
+Each is an interval of the population's value, as if images were drawn anew; `tests/test_coverage.py` simulates them
+all. Where one image decides, the limits are wide or NaN, never a point.
 """
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import ndtri
+from scipy.special import gammainc, ndtr, ndtri
 
 from clipsafe_utils.errors import ClipsafeError, unknown
 from clipsafe_utils.metrics.calibration import check_level, expected_calibration_error, reliability_curve, wilson_bounds
 from clipsafe_utils.metrics.factors import error_ratio
 from clipsafe_utils.metrics.ood import fpr_id_at_tpr_ood95, fpr_ood_at_tpr_id95
 from clipsafe_utils.statistics import Interval
-
-_NOISE = np.random.default_rng(0).standard_normal((2000, 15))  # one draw for all calls: equal data, equal limits
 
 
 def error_ratio_interval(n_correct, n, n_correct_all, n_all, *, level=0.95):
@@ -149,20 +146,23 @@ def ece_interval(confidence, correct, *, n_bins=15, level=0.95):
     the fewer images. The limits are of what is estimated, the population's sum over bins of |E[correct - confidence,
     in bin]|, found by inverting a test: the lower limit is the error at which an estimate as large as this one is
     just still expected, the upper that at which one as small is. For each candidate the bins' gaps are the likeliest
-    with that sum, and their errors normal. The value is the plain ECE, the number that the literature compares; with
-    few images it may lie above its own interval.
+    with that sum, and their errors normal; for the lower limit they are likeliest given the gaps without their noise,
+    which leaves the error to the bins that show it. The value is the plain ECE, the number that the literature
+    compares; with few images it may lie above its own interval.
+
+    At 95%, simulated models of 50 to 10,000 images are covered at 93 to 98%, the least where one bin has all the error.
 
     Parameters
     ----------
     confidence, correct, n_bins
         As in `expected_calibration_error`.
     level : float, default 0.95
-        A calibrated model is covered at (1 + level) / 2: its error is at the edge of what is possible.
+        A calibrated model is covered at (1 + level) / 2 or more: its error is at the edge of what is possible.
 
     Returns
     -------
     Interval
-        NaN limits where all samples of every bin are alike (a single sample, for instance): nothing shows the noise.
+        NaN limits where nothing shows the noise: all images surely right, or all wrong alike.
 
     References
     ----------
@@ -172,7 +172,7 @@ def ece_interval(confidence, correct, *, n_bins=15, level=0.95):
     check_level(level)
     value, n = expected_calibration_error(confidence, correct, n_bins=n_bins), len(confidence)
     gaps, errors = _bin_gaps(confidence, correct, n_bins)
-    low, high = _norm_limits(gaps, errors, level) if len(gaps) else (np.nan, np.nan)
+    low, high = _norm_limits(gaps, errors, n, level) if len(gaps) else (np.nan, np.nan)
     return Interval(value, low, high, "of the binned error, noise removed", level, n)
 
 
@@ -180,7 +180,8 @@ def ece_difference_interval(first, second, *, n_bins=15, level=0.95):
     """Difference of two calibration errors on the same images, first minus second, with the noise of both removed.
 
     The limits of the two (`ece_interval`) are combined as Zou does for dependent estimates, around the errors that
-    have the estimates as median; the correlation is that of the images' contributions.
+    have the estimates as median; the correlation is that of the images' contributions. At 95%, two models are covered
+    at 93 to 97%, and at up to 99% where both are nearly calibrated, since neither error can lie below 0.
 
     Parameters
     ----------
@@ -200,7 +201,7 @@ def ece_difference_interval(first, second, *, n_bins=15, level=0.95):
     """
     both = [ece_interval(*of, n_bins=n_bins, level=level) for of in (first, second)]
     (a, a_low, a_high), (b, b_low, b_high) = [
-        (_norm_limits(*_bin_gaps(*of, n_bins), 0.0)[0], one.low, one.high)
+        (_norm_limits(*_bin_gaps(*of, n_bins), one.n, 0.0)[0], one.low, one.high)
         for of, one in zip((first, second), both, strict=True)
     ]
     parts = [_contributions(*of, n_bins) for of in (first, second)]
@@ -221,10 +222,17 @@ def _binned(confidence, correct, n_bins):
 
 
 def _bin_gaps(confidence, correct, n_bins):
-    """|mean of (correct - confidence) times in-bin| and its standard error, of the bins that have one."""
+    """|mean of (correct - confidence) times in-bin| and its standard error, of the bins that have one.
+
+    A few images do not show their noise, least of all where all are right, so each bin is given one more, half right
+    and half wrong.
+    """
     gap, index = _binned(confidence, correct, n_bins)
+    count, confidence = np.bincount(index), np.asarray(confidence, np.float64)
     mean = np.bincount(index, gap) / len(gap)
-    error = np.sqrt(np.maximum(np.bincount(index, gap**2) / len(gap) - mean**2, 0) / len(gap))
+    one_more = 0.5 - np.bincount(index, confidence * (1 - confidence)) / np.maximum(count, 1)
+    square = (np.bincount(index, gap**2) + one_more) * count / (count + 1)
+    error = np.sqrt(np.maximum(square / len(gap) - mean**2, 0) / len(gap))
     return np.abs(mean)[error > 0], error[error > 0]
 
 
@@ -234,28 +242,45 @@ def _contributions(confidence, correct, n_bins):
     return gap * np.sign(np.bincount(index, gap))[index]
 
 
-def _norm_limits(gaps, errors, level):
-    """Limits of the sum of absolute means of which `gaps` are absolute estimates with normal errors."""
-    noise = _NOISE if len(gaps) <= _NOISE.shape[1] else np.random.default_rng(0).standard_normal((2000, len(gaps)))
-    noise, observed, variance = noise[:, : len(gaps)] * errors, gaps.sum(), errors**2
-    order = np.argsort(gaps / variance)
-    ratio, left_gaps, left_variance = (gaps / variance)[order], *(_left(v[order]) for v in (gaps, variance))
-
-    def likeliest(total):
-        """Gaps with that sum that are nearest to the estimates in units of their errors; small ones go to zero."""
-        if total >= observed:
-            return gaps + (total - observed) * variance / variance.sum()
-        cut = (left_gaps - total) / left_variance
-        return np.maximum(gaps - cut[np.argmax(cut <= ratio)] * variance, 0) if total > 0 else np.zeros_like(gaps)
-
-    def excess(total, share):
-        return np.mean(np.abs(likeliest(total) + noise).sum(axis=1) <= observed) - share
-
+def _norm_limits(gaps, errors, n, level):
+    """Limits of the sum of absolute means of which `gaps` are absolute estimates from n samples in separate bins."""
+    observed, variance = gaps.sum(), errors**2
+    quiet = np.sqrt(np.maximum(gaps**2 - variance, 0))
     top = observed + 10 * errors.sum()
-    return tuple(
-        brentq(excess, 0, top, args=(share,), xtol=1e-5) if excess(0, share) > 0 else 0.0
-        for share in ((1 + level) / 2, (1 - level) / 2)
-    )
+
+    def limit(found, share):
+        def excess(total):
+            return _share_below(observed, _likeliest(found, variance, total), errors, n) - share
+
+        return brentq(excess, 0, top, xtol=1e-6) if excess(0) > 0 else 0.0
+
+    return limit(quiet, (1 + level) / 2), limit(gaps, (1 - level) / 2)
+
+
+def _likeliest(gaps, variance, total):
+    """Gaps with that sum that are nearest to the estimates in units of their errors; small ones go to zero."""
+    if total >= gaps.sum():
+        return gaps + (total - gaps.sum()) * variance / variance.sum()
+    order = np.argsort(gaps / variance)
+    cuts = (_left(gaps[order]) - total) / _left(variance[order])
+    cut = cuts[np.argmax(cuts <= (gaps / variance)[order])]
+    return np.maximum(gaps - cut * variance, 0)
+
+
+def _share_below(observed, gaps, errors, n):
+    """Probability of a sum of |normal(gap, error)| of at most `observed`, from its first three moments (Pearson III).
+
+    A sample that is in one bin is in no other, so the bins' estimates have covariances of -gap gap / n.
+    """
+    ratio = gaps / errors
+    inside, density = 2 * ndtr(ratio) - 1, np.exp(-(ratio**2) / 2) * np.sqrt(2 / np.pi)
+    mean = ratio * inside + density
+    spread = (1 + ratio**2 - mean**2) * errors**2
+    skew = ratio * (ratio**2 + 3) * inside + (ratio**2 + 2) * density - 3 * mean * (1 + ratio**2) + 2 * mean**3
+    shared = (np.sum(gaps * inside) ** 2 - np.sum((gaps * inside) ** 2)) / n
+    deviation = np.sqrt(max(spread.sum() - shared, 0.1 * spread.sum()))
+    shape = 4 / max(np.sum(skew * errors**3) / deviation**3, 1e-3) ** 2
+    return gammainc(shape, max(shape + (observed - np.sum(mean * errors)) / deviation * np.sqrt(shape), 0))
 
 
 def _left(values):

@@ -18,7 +18,7 @@ SCALES = {
 }
 """Axis scale -> (accuracy to axis, axis to accuracy)."""
 
-LINE_KIND = "student t, jackknife over models"
+LINE_KIND = "bell-mccaffrey t over models"
 
 
 class Interval(NamedTuple):
@@ -59,10 +59,10 @@ class AccuracyLine:
     def band(self, x, *, level=0.95):
         """Interval of the line at x, from the scatter of the models around it.
 
-        Each model's squared residual, divided by (1 - its leverage)^2, stands for its variance: the jackknife over
-        models in closed form (HC3), with Student's t and n - 2 degrees of freedom. Unlike the bootstrap over models,
-        which covers 60% with 3 models and 90% with 19, it holds its level from 5 models on, and it does not assume
-        that models scatter alike along the line; with 3 or 4 it is wider than its level says.
+        Each model's squared residual, divided by 1 - its leverage, stands for its variance (HC2), so that models need
+        not scatter alike along the line; Student's t has the degrees of freedom that such a variance would have if
+        they did, fewer than n - 2 where few models hold an end of the line (Bell and McCaffrey). At 95% it covers 93
+        to 97% among its models, for 3 models or 60, and up to 98% at the ends of a line of fewer than 15.
 
         Parameters
         ----------
@@ -79,18 +79,20 @@ class AccuracyLine:
 
         References
         ----------
-        MacKinnon, White. Journal of Econometrics 29, 1985.
+        Bell, McCaffrey. Survey Methodology 28, 2002.  Imbens, Kolesár. Review of Economics and Statistics 98, 2016.
         """
         check_level(level)
         forward, inverse = SCALES[self.scale]
         at = forward(_clip("x", x, self.scale, self.eps))
         centred = self.x - self.x.mean()
         pull = centred / np.sum(centred**2)
-        left = 1 - 1 / self.n - centred * pull
+        hat = 1 / self.n + np.multiply.outer(centred, pull)
+        left = 1 - np.diag(hat)
         residual = self.y - self.intercept - self.slope * self.x
-        error = np.where(left > 1e-9, residual / np.maximum(left, 1e-9), np.nan)
         weights = 1 / self.n + np.multiply.outer(at - self.x.mean(), pull)
-        half = stdtrit(self.n - 2, (1 + level) / 2) * np.sqrt(np.sum((weights * error) ** 2, axis=-1))
+        share = weights**2 / np.where(left > 1e-9, left, np.nan)
+        degrees = np.sum(weights**2, axis=-1) ** 2 / np.sum(share @ (np.eye(self.n) - hat) ** 2 * share, axis=-1)
+        half = stdtrit(degrees, (1 + level) / 2) * np.sqrt(np.sum(share * residual**2, axis=-1))
         fit = self.intercept + self.slope * at
         return Interval(self.predict(x), inverse(fit - half), inverse(fit + half), LINE_KIND, level, self.n)
 
@@ -164,7 +166,8 @@ def bootstrap_ci(statistic, *arrays, n_bootstrap=1000, level=0.95, seed=0, strat
     Returns
     -------
     Interval
-        Value = the statistic of the arrays as given.
+        Value = the statistic of the arrays as given. Its quantiles lie as much farther out as Student's t for n samples
+        lies beyond the normal distribution, since resamples of few samples scatter too little (Hesterberg).
 
     Raises
     ------
@@ -173,7 +176,7 @@ def bootstrap_ci(statistic, *arrays, n_bootstrap=1000, level=0.95, seed=0, strat
 
     References
     ----------
-    Efron, Tibshirani. An Introduction to the Bootstrap, 1993.
+    Efron, Tibshirani. An Introduction to the Bootstrap, 1993.  Hesterberg. The American Statistician 69, 2015.
 
     Examples
     --------
@@ -207,6 +210,8 @@ def bootstrap_ci(statistic, *arrays, n_bootstrap=1000, level=0.95, seed=0, strat
             "pass strata so that every resample holds what it needs."
         )
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    if n > 1:
+        tails = ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, tails))
     if kind == "bca":
         parts = np.array_split(rng.permutation(n), min(n, 1000)) if n > 1 else []
         left_out = np.array([of(np.delete(np.arange(n), part)) for part in parts])
@@ -500,7 +505,8 @@ def correlation_interval(x, y, method="pearson", *, groups=None, level=0.95):
     Returns
     -------
     Interval
-        NaN limits below four samples (and one more a further group), and where a variable does not vary.
+        NaN limits below four samples (and one more a further group), and where a variable does not vary. Equal
+        rankings count as a quarter of a step short of that: they are no proof of a correlation of 1.
 
     References
     ----------
@@ -513,7 +519,9 @@ def correlation_interval(x, y, method="pearson", *, groups=None, level=0.95):
     if degrees < 1 or np.isnan(value):
         return Interval(value, np.nan, np.nan, kind, level, n)
     error = np.sqrt((1 + (value**2 / 2 if method == "spearman" else 0)) / degrees)
-    z, half = np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12)), ndtri((1 + level) / 2) * error
+    sizes = np.array([n]) if groups is None else np.unique(groups, return_counts=True)[1]
+    most = 1 - (1e-12 if method == "pearson" else 3 / np.sum(sizes**3 - sizes))
+    z, half = np.arctanh(np.clip(value, -most, most)), ndtri((1 + level) / 2) * error
     return Interval(value, float(np.tanh(z - half)), float(np.tanh(z + half)), kind, level, n)
 
 

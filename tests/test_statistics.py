@@ -82,8 +82,14 @@ def test_bootstrap_repeats_itself_and_differs_between_seeds(rng):
 @pytest.mark.parametrize("statistic", [np.mean, np.std])
 def test_bootstrap_agrees_with_scipy(rng, kind, statistic):
     sample = rng.exponential(size=60)
+    level = 2 * stats.norm.cdf(np.sqrt(60 / 59) * stats.t.ppf(0.975, 59)) - 1  # quantiles farther out, as of Student's t
     expected = stats.bootstrap(
-        (sample,), statistic, n_resamples=20_000, method=kind.replace("bca", "BCa"), rng=np.random.default_rng(1)
+        (sample,),
+        statistic,
+        n_resamples=20_000,
+        method=kind.replace("bca", "BCa"),
+        confidence_level=level,
+        rng=np.random.default_rng(1),
     ).confidence_interval
     interval = bootstrap_ci(statistic, sample, n_bootstrap=6000, kind=kind)
     width = expected.high - expected.low
