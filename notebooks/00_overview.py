@@ -73,6 +73,31 @@ prompt_sets = [
     },
     {"web": ["{} buy online", "new {}", "{} hd stock", "cheap {} sale", "{} jpg", "best {}", "nice {}", "{} shop"]},
     {"absent": ["we once drew every {} from memory"]},
+    {
+        "random_words": [
+            "{} green online",
+            "{} metal best",
+            "{} zigzag ringed",
+            "{} sky vintage",
+            "{} sea blue",
+            "{} wow free",
+            "{} woolly 2021",
+            "{} cute rough",
+        ]
+    },
+    {
+        "scenery": [
+            "a photo of the meadow with the {} behind",
+            "a photo of the beach with the {} behind",
+            "a photo of the wall with the {} behind",
+            "a photo of the floor with the {} behind",
+            "a photo of the sky with the {} behind",
+            "a photo of the sea with the {} behind",
+            "a photo of the night with the {} behind",
+            "a photo of the snow with the {} behind",
+        ]
+    },
+    {"synonyms": {"templates": ["a photo of a {}"], "class_names": "synonyms"}},
 ]
 n_bins = 15
 ci_level = 0.95
