@@ -332,7 +332,7 @@ def _mixed(y, x, groups, ratio):
 
     start = MixedLMParams.from_components(fe_params=np.zeros(x.shape[1]), cov_re=np.full((1, 1), ratio))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # near zero it warns of the boundary, which `note` says
+        warnings.simplefilter("ignore")  # it warns near zero, where `ratio` is the estimate all the same
         found = MixedLM(y, x, groups=groups).fit(reml=True, method=["lbfgs"], start_params=start)
     covariance = np.asarray(found.cov_params())[: x.shape[1], : x.shape[1]]
     return np.asarray(found.fe_params), covariance, float(found.cov_re[0, 0]), float(found.scale)
