@@ -9,7 +9,8 @@ ours and theirs, and the ratio is the median over these pairs: the machine's oth
     text     heads of zero-shot classifiers, against `zero_shot_classifier`; both start from the names
     images   decoding, forward pass and all around it, against `run_classification`; both have their network loaded
     study    four prompt sets, accuracy, OOD scores and calibration on three image sets, from loading the weights to
-             the tables, against its run for one prompt set and one image set, network loaded, once for each pair
+             the tables, against its run for one prompt set and one image set, network loaded, once for each of these;
+             with the first network only
     rate     photos of full size end to end, against the forward pass alone; on a GPU decoding may be the limit
     memory   peak memory for 1,000 and for 8,000 photos, with a small network
 
@@ -330,9 +331,9 @@ def main():
     parser.add_argument("--photos", default=str(SHARED / "real" / "imagenet_sample"), help="folder, searched in depth")
     parser.add_argument("--models", nargs="+", default=["ViT-B-32", "RN50"], help="architectures of open_clip")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--images", type=int, default=120)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--classes", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2, help="pairs; who goes first alternates")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2, help="processes that decode images")
     parser.add_argument("--memory", type=int, nargs=2, default=[1000, 8000], metavar="N", help="few and many photos")
@@ -355,6 +356,8 @@ def main():
             device = subject.model.device
             photo_folders(photos[: options.images], Path(root), names)
             for part in (part for part in PARTS if part in options.parts):
+                if part == "study" and name != options.models[0]:
+                    continue
                 row = judged(part, name, PARTS[part](subject, Path(root), names, options), device.type)
                 rows.append(row[0]), met.append(row[1])
     if "memory" in options.parts:
