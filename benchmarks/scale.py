@@ -397,7 +397,9 @@ def show(title, rows, note=""):
     print(f"\n{title}\n")
     for row in cells:
         print("| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |")
-    print(f"\n{note}" if note else "", flush=True)
+    if note:
+        print(f"\n{note}")
+    sys.stdout.flush()
 
 
 def text(value):
