@@ -353,7 +353,8 @@ present.results(study, by_size, "effective_robustness_by_size")
 # The same question without a line: each model beside a model of the baseline group with nearly the same overall
 # accuracy (within 1 percentage point; each model in one pair at most, as many pairs as possible, then the nearest).
 # Their mean difference on a factor, over pairs, needs no assumption about how accuracies go together; but it speaks
-# for the models that have a match. "Overall" is what matching left of the difference itself.
+# for the models that have a match, and is given for groups with five pairs and more. "Overall" is what matching left
+# of the difference itself.
 
 # %%
 matched = sections.matched_accuracy(study, factor_accuracy, overall)

@@ -19,7 +19,10 @@ CALIPER = 0.01
 """Most that the overall accuracies of two models differ which are matched by it: 1 percentage point."""
 
 FEWEST = 3
-"""Models below which a stratum has no mean, and pairs below which a group is not compared at matched accuracy."""
+"""Models below which a stratum has no mean."""
+
+FEWEST_PAIRS = 5
+"""Pairs below which a group is not compared at matched accuracy: intervals over fewer hide what there is."""
 
 
 def with_architecture(models):
@@ -270,11 +273,11 @@ def matched_accuracy(study, rows, overall):
     rows, baseline = rows[rows["metric"] == "accuracy"], study.parameters.baseline_group
     accuracy = rows[rows["test_set"] == overall].set_index("model")["value"]
     pairs = [accuracy_pairs(study.models, accuracy, group, baseline) for group in GROUPS if group != baseline]
-    pairs = pd.concat([of_group for of_group in pairs if len(of_group) >= FEWEST] or pairs[:1])
-    if len(pairs) < FEWEST:
+    pairs = pd.concat([of_group for of_group in pairs if len(of_group) >= FEWEST_PAIRS] or pairs[:1])
+    if len(pairs) < FEWEST_PAIRS:
         study.missing["pairs of matched accuracy"] = (
-            f"no group has {FEWEST} models with an overall accuracy within {100 * CALIPER:g} percentage point of one "
-            f"of the group {baseline!r} each: add models to the zoo."
+            f"no group has {FEWEST_PAIRS} models with an overall accuracy within {100 * CALIPER:g} percentage point of "
+            f"one of the group {baseline!r} each: add models to the zoo."
         )
         return study.table([])
     rows = rows.assign(test_set=rows["test_set"].where(rows["test_set"] != overall, f"{overall}/overall"))
