@@ -178,7 +178,7 @@ def reliability_curve(confidence, correct, *, n_bins=15, binning="width", level=
     ClipsafeError
         As in `expected_calibration_error`; an unknown binning or a level outside (0, 1).
     """
-    confidence, correct = _checked_confidence(confidence, correct)
+    confidence, correct = checked_confidence(confidence, correct)
     edges = _edges(n_bins)
     if binning == "mass":
         last = np.ceil(np.arange(1, n_bins) * len(confidence) / n_bins).astype(int) - 1
@@ -366,9 +366,10 @@ def fit_temperature(logits, labels):
             f"no temperature fits: over {len(labels)} samples the labels' logits are no larger than the mean logit, so "
             "NLL falls until T is infinite. Are labels and columns in the same class order?"
         )
+    whole = list(shifted_rows(logits)) if logits.size <= _BLOCK else None  # one block is made and checked once
     inverse, low, high = 10 * len(labels) / depth, 0.0, np.inf
     for _ in range(200):
-        slope, curvature = _nll_slope(logits, labels, inverse)
+        slope, curvature = _nll_slope(whole or shifted_rows(logits), labels, inverse)
         low, high = (inverse, high) if slope < 0 else (low, inverse)
         step = np.clip(-slope / max(curvature * inverse, 1e-300), -2, 2)
         proposal = inverse * np.exp(step)
@@ -416,6 +417,25 @@ def check_level(level):
         raise ClipsafeError(f"level must be a fraction in (0, 1), for instance 0.95; got {level}.")
 
 
+def checked_confidence(confidence, correct):
+    """Confidence as float64 and correct as bool; refuses empty, unequal and out-of-range ones."""
+    confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct)
+    if confidence.ndim != 1 or not confidence.size:
+        raise ClipsafeError(f"confidence must have shape (n_samples,) with at least 1 sample; got {confidence.shape}.")
+    if correct.shape != confidence.shape:
+        raise ClipsafeError(f"correct must have shape {confidence.shape} like confidence; got {correct.shape}.")
+    if (outside := ~((confidence >= 0) & (confidence <= 1))).any():
+        first = int(np.argmax(outside))
+        raise ClipsafeError(
+            f"confidence must lie in [0, 1]; got {confidence[first]} at sample {first}. "
+            "Did you pass logits? Use confidence_and_correct(logits, labels)."
+        )
+    if (other := ~np.isin(correct, (0, 1))).any():
+        first = int(np.argmax(other))
+        raise ClipsafeError(f"correct must be True or False; got {correct[first]} at sample {first}.")
+    return confidence, correct.astype(bool)
+
+
 def wilson_bounds(rate, n, level):
     """Wilson's score bounds (low, high) of a rate among n trials; NaN where n is 0."""
     check_level(level)
@@ -441,24 +461,6 @@ def _checked(logits, labels):
             "Leave out images without a label, and reduce the logits to the classes of the image set."
         )
     return logits, labels
-
-
-def _checked_confidence(confidence, correct):
-    confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct)
-    if confidence.ndim != 1 or not confidence.size:
-        raise ClipsafeError(f"confidence must have shape (n_samples,) with at least 1 sample; got {confidence.shape}.")
-    if correct.shape != confidence.shape:
-        raise ClipsafeError(f"correct must have shape {confidence.shape} like confidence; got {correct.shape}.")
-    if (outside := ~((confidence >= 0) & (confidence <= 1))).any():
-        first = int(np.argmax(outside))
-        raise ClipsafeError(
-            f"confidence must lie in [0, 1]; got {confidence[first]} at sample {first}. "
-            "Did you pass logits? Use confidence_and_correct(logits, labels)."
-        )
-    if (other := ~np.isin(correct, (0, 1))).any():
-        first = int(np.argmax(other))
-        raise ClipsafeError(f"correct must be True or False; got {correct[first]} at sample {first}.")
-    return confidence, correct.astype(bool)
 
 
 def _edges(n_bins):
@@ -498,14 +500,14 @@ def _class_bins(logits, labels, n_bins, temperature):
     return sums.reshape(5, n_classes, n_bins)
 
 
-def _nll_slope(logits, labels, inverse):
+def _nll_slope(blocks, labels, inverse):
     """First and second derivative of the mean NLL in the inverse temperature."""
     slope = curvature = 0.0
-    for rows, _, _, z in shifted_rows(logits):
+    for rows, _, _, z in blocks:
         weight = np.exp(z * z.dtype.type(inverse))
         total = weight.sum(axis=1).astype(np.float64)
         mean = np.vecdot(z, weight) / total
         slope += (mean - _at(z, labels[rows])).sum()
-        z *= z
+        weight *= z
         curvature += (np.vecdot(z, weight) / total - mean**2).sum()
     return slope / len(labels), curvature / len(labels)
