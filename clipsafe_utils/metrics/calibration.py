@@ -139,7 +139,7 @@ def expected_calibration_error(confidence, correct, *, n_bins=15):
     >>> round(expected_calibration_error([0.95, 0.95, 0.65, 0.65], [True, True, True, False], n_bins=10), 3)
     0.1
     """
-    return _ece(reliability_curve(confidence, correct, n_bins=n_bins))
+    return _ece(*_binned(confidence, correct, n_bins, "width")[1:])
 
 
 def equal_mass_ece(confidence, correct, *, n_bins=15):
@@ -153,7 +153,7 @@ def equal_mass_ece(confidence, correct, *, n_bins=15):
     ----------
     Nguyen, O'Connor. EMNLP 2015 (adaptive binning).  Nixon et al. CVPR workshops 2019.
     """
-    return _ece(reliability_curve(confidence, correct, n_bins=n_bins, binning="mass"))
+    return _ece(*_binned(confidence, correct, n_bins, "mass")[1:])
 
 
 def reliability_curve(confidence, correct, *, n_bins=15, binning="width", level=0.95):
@@ -178,19 +178,8 @@ def reliability_curve(confidence, correct, *, n_bins=15, binning="width", level=
     ClipsafeError
         As in `expected_calibration_error`; an unknown binning or a level outside (0, 1).
     """
-    confidence, correct = checked_confidence(confidence, correct)
-    edges = _edges(n_bins)
-    if binning == "mass":
-        last = np.ceil(np.arange(1, n_bins) * len(confidence) / n_bins).astype(int) - 1
-        edges[1:-1] = np.sort(confidence)[np.maximum(last, 0)]
-    elif binning != "width":
-        raise ClipsafeError(f'binning must be "width" or "mass"; got {binning!r}.')
-    index = np.searchsorted(edges[1:-1], confidence, side="left")
-    count = np.bincount(index, minlength=n_bins)
-    right = np.bincount(index, weights=correct, minlength=n_bins)
-    size = np.where(count, count, np.nan)
-    mean_confidence, accuracy = np.bincount(index, weights=confidence, minlength=n_bins) / size, right / size
-    return ReliabilityCurve(edges, count, mean_confidence, accuracy, *wilson_bounds(accuracy, count, level), level)
+    edges, count, confidence, accuracy = _binned(confidence, correct, n_bins, binning)
+    return ReliabilityCurve(edges, count, confidence, accuracy, *wilson_bounds(accuracy, count, level), level)
 
 
 def classwise_ece(logits, labels, *, n_bins=15, temperature=1.0):
@@ -222,8 +211,15 @@ def classwise_ece(logits, labels, *, n_bins=15, temperature=1.0):
     Kull et al. NeurIPS 2019.  Nixon et al. CVPR workshops 2019 (SCE).
     """
     logits, labels = _checked(logits, labels)
-    _, probability, _, label, _ = _class_bins(logits, labels, n_bins, temperature)
-    return float(np.abs(probability - label).sum() / logits.size)
+    edges, n_classes = _edges(n_bins), logits.shape[1]
+    gaps, first = np.zeros(n_classes * n_bins), n_bins * np.arange(n_classes)
+    for rows, _, _, z in shifted_rows(logits, temperature):
+        p = _probabilities(z).astype(np.float64)
+        index, above = np.tile(first, (len(p), 1)), p > edges[1]  # most probabilities lie in the first bin
+        index[above] += np.searchsorted(edges[1:-1], p[above], side="left")
+        p[np.arange(len(p)), labels[rows]] -= 1
+        gaps += np.bincount(index.ravel(), weights=p.ravel(), minlength=len(gaps))
+    return float(np.abs(gaps).sum() / logits.size)
 
 
 def negative_log_likelihood(logits, labels, *, temperature=1.0):
@@ -430,7 +426,7 @@ def checked_confidence(confidence, correct):
             f"confidence must lie in [0, 1]; got {confidence[first]} at sample {first}. "
             "Did you pass logits? Use confidence_and_correct(logits, labels)."
         )
-    if (other := ~np.isin(correct, (0, 1))).any():
+    if correct.dtype != bool and (other := ~np.isin(correct, (0, 1))).any():
         first = int(np.argmax(other))
         raise ClipsafeError(f"correct must be True or False; got {correct[first]} at sample {first}.")
     return confidence, correct.astype(bool)
@@ -469,8 +465,24 @@ def _edges(n_bins):
     return np.arange(n_bins + 1) / n_bins  # k / n_bins correctly rounded: equal to the literal a user types
 
 
-def _ece(curve):
-    return float(np.nansum(curve.count * np.abs(curve.accuracy - curve.confidence)) / curve.count.sum())
+def _binned(confidence, correct, n_bins, binning):
+    """Edges, counts, and mean confidence and accuracy of bins, NaN where one is empty."""
+    confidence, correct = checked_confidence(confidence, correct)
+    edges = _edges(n_bins)
+    if binning == "mass":
+        last = np.ceil(np.arange(1, n_bins) * len(confidence) / n_bins).astype(int) - 1
+        edges[1:-1] = np.sort(confidence)[np.maximum(last, 0)]
+    elif binning != "width":
+        raise ClipsafeError(f'binning must be "width" or "mass"; got {binning!r}.')
+    index = np.searchsorted(edges[1:-1], confidence, side="left")
+    count = np.bincount(index, minlength=n_bins)
+    right = np.bincount(index, weights=correct, minlength=n_bins)
+    size = np.where(count, count, np.nan)
+    return edges, count, np.bincount(index, weights=confidence, minlength=n_bins) / size, right / size
+
+
+def _ece(count, confidence, accuracy):
+    return float(np.nansum(count * np.abs(accuracy - confidence)) / count.sum())
 
 
 def _at(values, columns):

@@ -100,4 +100,6 @@ def excess_aurc(confidence, correct):
     Geifman, Uziel, El-Yaniv. ICLR 2019 (E-AURC).
     """
     confidence, correct = checked_confidence(confidence, correct)
-    return max(aurc(confidence, correct) - aurc(correct, correct), 0.0)
+    n, right = len(correct), int(correct.sum())
+    answered = np.arange(right + 1, n + 1)  # the oracle errs only beyond the correct ones
+    return max(aurc(confidence, correct) - float(np.sum((answered - right) / answered)) / n, 0.0)

@@ -1,7 +1,19 @@
 """What each section of the study reports: one function a question, from a study to rows of the tidy table."""
 
-from clipsafe_utils.sections.calibration import calibration, reliability_curves
-from clipsafe_utils.sections.comparisons import contrasts, fine_tuning_pairs, seed_means, source_pairs
+from clipsafe_utils.sections.calibration import calibration, hardest_set, reliability_by_group, reliability_curves
+from clipsafe_utils.sections.calibration_comparisons import accuracy_trend, means_by_group, scaling_effects
+from clipsafe_utils.sections.comparisons import (
+    contrasts,
+    fine_tuning_pairs,
+    quantity_pairs,
+    seed_means,
+    source_pairs,
+)
+from clipsafe_utils.sections.confidence import (
+    factor_calibration,
+    ood_confidence,
+    risk_coverage_means,
+)
 from clipsafe_utils.sections.factors import cue_conflict, paired_effects, visual_factors
 from clipsafe_utils.sections.ood import (
     NO_OOD_SETS,
@@ -28,9 +40,16 @@ from clipsafe_utils.sections.ood_comparisons import (
 from clipsafe_utils.sections.prompts import NO_ZERO_SHOT, prompt_effects
 from clipsafe_utils.sections.robustness import SAME_CLASSES, accuracy, robustness
 from clipsafe_utils.sections.rows import CLIP_GROUPS, WITH_IMAGES, group_means, row
+from clipsafe_utils.sections.temperature import (
+    own_temperature_gains,
+    temperature_sizes,
+    temperature_transfer,
+    transfer_means,
+)
 
 PER_MODEL = (
     *(accuracy, visual_factors, paired_effects, cue_conflict, ood_table, drawn_scores, calibration),
+    *(temperature_transfer, temperature_sizes, ood_confidence, factor_calibration),
     prompt_effects,
 )
 """Those that look at a model's outputs; every question that another one asks is among theirs."""
@@ -44,33 +63,46 @@ __all__ = [
     "WITH_IMAGES",
     "accuracy",
     "accuracy_correlations",
+    "accuracy_trend",
     "best_scores",
     "calibration",
     "contrasts",
     "cue_conflict",
     "drawn_scores",
+    "factor_calibration",
     "fine_tuning_effects",
     "fine_tuning_pairs",
     "fitted_on",
     "group_means",
+    "hardest_set",
     "main_score",
+    "means_by_group",
     "near_and_far",
     "of_score",
+    "ood_confidence",
     "ood_scores",
     "ood_table",
     "ood_tables",
+    "own_temperature_gains",
     "paired_effects",
     "prompt_effects",
+    "quantity_pairs",
+    "reliability_by_group",
     "reliability_curves",
+    "risk_coverage_means",
     "robustness",
     "row",
+    "scaling_effects",
     "score_choice",
     "score_samples",
     "seed_means",
     "shown_detection_metrics",
     "simpson",
     "source_pairs",
+    "temperature_sizes",
+    "temperature_transfer",
     "training_strata",
+    "transfer_means",
     "visual_factors",
     "with_id_accuracy",
 ]
