@@ -8,7 +8,16 @@ known group are a `ClipsafeError`.
 """
 
 from clipsafe_utils.plots.base import FEW, GROUP_STYLE, METRICS, caption, legend, metric_style, set_style
-from clipsafe_utils.plots.calibration import calibration_before_after, reliability_diagram
+from clipsafe_utils.plots.calibration import (
+    calibration_before_after,
+    ece_against_accuracy,
+    means_by_group,
+    reliability_by_group,
+    reliability_diagram,
+    risk_coverage,
+    temperature_sizes,
+    temperature_transfer,
+)
 from clipsafe_utils.plots.comparisons import comparisons
 from clipsafe_utils.plots.ood import (
     accuracy_correlations,
@@ -38,18 +47,24 @@ __all__ = [
     "calibration_before_after",
     "caption",
     "comparisons",
+    "ece_against_accuracy",
     "effective_robustness",
     "error_ratios",
     "fine_tuning_paths",
     "legend",
+    "means_by_group",
     "metric_style",
     "ood_detection",
     "paired_effects",
     "prompt_effects",
+    "reliability_by_group",
     "reliability_diagram",
+    "risk_coverage",
     "score_distributions",
     "score_gains",
     "scores_by_group",
     "set_style",
     "shape_bias",
+    "temperature_sizes",
+    "temperature_transfer",
 ]

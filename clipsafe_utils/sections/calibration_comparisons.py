@@ -33,7 +33,7 @@ def means_by_group(study, rows, *, same_images=False):
         groups = part["model"].map(study.models["group"])
         for group, test_set, *mean, n in group_means(study, part).itertuples(index=False):
             interval = Interval(*mean, "student t over models" if n > 2 else "", level if n > 2 else np.nan, n)
-            own = part[groups.eq(group) & part["test_set"].eq(test_set)]
+            own = part[groups.eq(group) & part["test_set"].eq(test_set)] if n == 1 or same_images else None
             if n == 1:
                 interval = Interval(*own.iloc[0][["value", "ci_low", "ci_high", "ci_kind", "ci_level"]], n)
             elif same_images and n > 2:
@@ -82,8 +82,8 @@ def accuracy_trend(study, table):
     lines : dict of (str, str) to AccuracyLine
         By group and test set, of groups with five models or more that differ in accuracy.
     means : DataFrame
-        As from `group_means`: scaled ECE beyond the line of the baseline group, of models whose accuracy lies within
-        that of the baseline's; the interval holds the error of the line.
+        As from `means_by_group`, metric "ece_scaled_beyond": scaled ECE beyond the line of the baseline group, over the
+        models whose accuracy lies within that of the baseline's; the interval holds the error of the line.
     """
     scaled = table[table["metric"] == "ece_scaled"]
     accuracy = accuracies(study, table)
@@ -103,8 +103,12 @@ def accuracy_trend(study, table):
         found += [row(m, test_set, "", "ece_scaled_beyond", (b, 0)) for m, b in zip(part["model"], beyond, strict=True)]
     beyond = study.table(found)
     inside = rows.merge(beyond[["model", "test_set"]])
-    means = group_means(study, beyond, inside, of_baseline, {name: name for name in of_baseline})
-    return rows, lines, means[means["group"] != baseline]
+    means, kind = [], "student t over models, and of the line"
+    for one in group_means(study, beyond, inside, of_baseline, {name: name for name in of_baseline}).itertuples():
+        if one.group != baseline:
+            interval = Interval(one.mean, one.low, one.high, kind, study.parameters.ci_level, one.n_models)
+            means.append(row(GROUPS[one.group], one.test_set, f"line of {baseline}", "ece_scaled_beyond", interval))
+    return rows, lines, study.table(means)
 
 
 def _records(rows):

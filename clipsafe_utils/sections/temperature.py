@@ -75,7 +75,7 @@ def transfer_means(study, transfer):
     DataFrame
         Tidy, `model` is "all models", the protocol "temperature of SET"; Student's interval over models, n counts them.
     """
-    found, source = [], "temperature of " + transfer["protocol"].str.rpartition("temperature of ")[2]
+    found, source = [], transfer["protocol"].str.replace(r"^.*(?=temperature of )", "", regex=True)
     for (metric, test_set, protocol), part in transfer.groupby(["metric", "test_set", source]):
         interval = mean_interval(part["value"].to_numpy(), level=study.parameters.ci_level)
         interval = interval._replace(kind="student t over models")
@@ -91,8 +91,11 @@ def own_temperature_gains(study, transfer):
     DataFrame
         Tidy, "ece_gain" and "nll_gain" of each model and shifted set; above 0 the own temperature is better.
     """
-    parts = transfer["protocol"].str.rpartition(", temperature of ")
-    rows, key = transfer.assign(protocol=parts[0], source=parts[2]), ["model", "test_set", "protocol", "metric"]
+    key, parts = ["model", "test_set", "protocol", "metric"], transfer["protocol"].str
+    how, source = (
+        parts.replace(pattern, "", regex=True) for pattern in (", temperature of .*$", "^.*, temperature of ")
+    )
+    rows = transfer.assign(protocol=how, source=source)
     shifted = rows[rows["test_set"] != study.parameters.id_set]
     own = shifted[shifted["source"] == shifted["test_set"]]
     usual = shifted[shifted["source"] == study.parameters.id_set]
@@ -107,8 +110,8 @@ def temperature_sizes(study):
     Returns
     -------
     DataFrame
-        Tidy, "nll_excess" on the in-distribution set, mean over seeded subsets of each size with Student's interval
-        over subsets; the protocol is "HOW, N images", and "HOW, 0 images" without scaling. n counts held-out images.
+        Tidy, "nll_excess", mean over seeded subsets of each size with Student's interval over subsets; the test set is
+        "SET/N images", and "SET/0 images" without scaling. n counts held-out images.
     """
     p = study.parameters
     names, rows, without = study.named(p.id_set), [], 0
@@ -121,13 +124,13 @@ def temperature_sizes(study):
         if not np.isfinite(whole):
             continue
         n, how = int((~split_mask(study.unit(model, p.id_set).labels, **split(study))).sum()), study.protocol(model)
-        rows.append(row(model, p.id_set, f"{how}, 0 images", "nll_excess", (float(plain - whole), n)))
+        rows.append(row(model, f"{p.id_set}/0 images", how, "nll_excess", (float(plain - whole), n)))
         for size, values in zip(sizes, few, strict=True):
             values, without = values[np.isfinite(values)], without + int(np.isnan(values).sum())
             if len(values):
                 interval = mean_interval(values - whole, level=p.ci_level)
                 interval = interval._replace(kind="student t over subsets", n=n)
-                rows.append(row(model, p.id_set, f"{how}, {size} images", "nll_excess", interval))
+                rows.append(row(model, f"{p.id_set}/{size} images", how, "nll_excess", interval))
     if without:
         study.missing["temperatures of some small samples"] = (
             f"{without:,} of the subsets have none, for instance because all their images are classified correctly; "
