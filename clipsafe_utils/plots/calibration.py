@@ -254,7 +254,7 @@ def temperature_transfer(table, *, id_set, metric="ece_scaled", ax=None):
     order = [*(name for name in order if name == id_set), *(name for name in order if name != id_set)]
     values = values.reindex(index=order, columns=order)
     style, scale = metric_style(metric), 100 if metric_style(metric).percent else 1
-    ax = make_axes(ax, 1.6 + 0.42 * len(order))
+    ax = make_axes(ax, 2.9 + 0.34 * len(order))
     mesh = ax.pcolormesh(scale * values.to_numpy(), cmap="Blues", vmin=0, edgecolors="white", linewidth=0.5)
     for (y, x), value in np.ndenumerate(scale * values.to_numpy()):
         if np.isfinite(value):

@@ -86,6 +86,9 @@ def accuracy_trend(study, table):
         models whose accuracy lies within that of the baseline's; the interval holds the error of the line.
     """
     scaled = table[table["metric"] == "ece_scaled"]
+    if scaled["model"].nunique() < 3:
+        study.missing["calibration against accuracy"] = "a trend needs three models or more with a temperature."
+        return study.table([]), {}, study.table([])
     accuracy = accuracies(study, table)
     accuracy = accuracy.merge(scaled[["model", "test_set", "protocol"]])
     rows = study.table([*_records(accuracy), *_records(scaled)])
