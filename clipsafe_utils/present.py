@@ -159,6 +159,14 @@ def findings(means, *, group, above, below, unit="percentage points"):
     display(Markdown("\n".join([intro, "", *_signs(part, scale, above, below)])))
 
 
+def group_findings(means, metric, *, above, below, unit="percentage points"):
+    """Say `findings` of every group of three models or more; rows from `sections.means_by_group`."""
+    names = {"model": "group", "value": "mean", "ci_low": "low", "ci_high": "high", "n": "n_models"}
+    part = means[means["metric"].eq(metric) & means["n"].gt(2)].rename(columns=names)
+    for style in plots.GROUP_STYLE.values():
+        findings(part, group=style.label, above=above, below=below, unit=unit)
+
+
 def contrasts(rows, *, above, below):
     """Say in sentences where a comparison of matched pairs differs from zero, and where it cannot be told.
 

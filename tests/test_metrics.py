@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import itertools
 import tracemalloc
 from pathlib import Path
 from typing import NamedTuple
@@ -192,6 +193,66 @@ def test_equal_mass_bins_hold_all_samples_and_never_part_ties(case):
         assert curve.count.max() - curve.count.min() <= 1
     if len(set(confidence)) == 1:
         assert np.count_nonzero(curve.count) == 1
+
+
+def slow_equal_mass_ece(confidence, correct, n_bins):
+    """Cut j is the smallest confidence that j / n_bins of the samples do not exceed; a sample lies above its cuts."""
+    ranked, total = sorted(confidence), 0.0
+    cuts = [
+        next(c for c in ranked if n_bins * sum(x <= c for x in ranked) >= j * len(ranked)) for j in range(1, n_bins)
+    ]
+    bins = [sum(c > cut for cut in cuts) for c in confidence]
+    for k in set(bins):
+        inside = [i for i, b in enumerate(bins) if b == k]
+        total += abs(sum(correct[i] - confidence[i] for i in inside))
+    return total / len(confidence)
+
+
+@QUICK
+@given(adversarial_confidences())
+def test_equal_mass_ece_equals_its_twin(case):
+    n_bins, confidence, correct = case
+    expected = slow_equal_mass_ece(confidence, correct, n_bins)
+    assert metrics.equal_mass_ece(confidence, correct, n_bins=n_bins) == pytest.approx(expected, abs=1e-12)
+
+
+def test_equal_mass_ece_of_distinct_confidences_is_that_of_equal_parts(rng):
+    confidence, correct = rng.permutation(np.linspace(0.2, 0.99, 300)), rng.random(300) < 0.7
+    parts = np.array_split(np.argsort(confidence), 15)
+    expected = sum(abs(correct[part].mean() - confidence[part].mean()) * len(part) / 300 for part in parts)
+    assert metrics.equal_mass_ece(confidence, correct) == pytest.approx(expected, abs=1e-12)
+
+
+@st.composite
+def few_confidences(draw):
+    confidence = draw(st.lists(st.sampled_from([0.2, 0.5, 0.9, 1.0]), min_size=1, max_size=6))
+    return confidence, draw(st.lists(st.booleans(), min_size=len(confidence), max_size=len(confidence)))
+
+
+@QUICK
+@given(few_confidences())
+def test_risk_is_the_mean_over_all_orders_of_ties(case):
+    confidence, correct = case
+    risks = []
+    for order in itertools.permutations(range(len(confidence))):
+        order = sorted(order, key=lambda i: -confidence[i])
+        risks.append([np.mean([not correct[i] for i in order[:k]]) for k in range(1, len(order) + 1)])
+    curve = metrics.risk_coverage(confidence, correct)
+    np.testing.assert_allclose(curve.risk, np.mean(risks, axis=0), atol=1e-12)
+    np.testing.assert_allclose(curve.coverage, np.arange(1, len(correct) + 1) / len(correct))
+    area = metrics.aurc(confidence, correct)
+    assert area == pytest.approx(np.mean(risks), abs=1e-12)
+    best = min(
+        np.mean(np.cumsum(~np.array(order)) / np.arange(1, len(order) + 1)) for order in itertools.permutations(correct)
+    )
+    assert metrics.excess_aurc(confidence, correct) == pytest.approx(area - best, abs=1e-12)
+
+
+def test_aurc_knows_only_the_order_and_is_the_error_rate_where_there_is_none(rng):
+    confidence, correct = rng.random(500), rng.random(500) < 0.6
+    assert metrics.aurc(confidence, correct) == metrics.aurc(confidence**3, correct)
+    assert metrics.aurc(np.full(500, 0.8), correct) == pytest.approx(1 - correct.mean())
+    assert metrics.excess_aurc(correct, correct) == pytest.approx(0, abs=1e-12)
 
 
 tied = st.lists(st.one_of(st.integers(-3, 3).map(float), st.floats(-4, 4)), min_size=1, max_size=45)
@@ -487,6 +548,9 @@ TABLE = {
     "expected_calibration_error": Listed("confidence", 0, 1, ("order", "repeat")),
     "equal_mass_ece": Listed("confidence", 0, 1, ("order", "repeat")),
     "reliability_curve": Listed("confidence", 0, np.inf, ("order",)),
+    "risk_coverage": Listed("confidence", 0, 1, ("order",)),
+    "aurc": Listed("confidence", 0, 1, ("order",)),
+    "excess_aurc": Listed("confidence", 0, 1, ("order",)),
     "classwise_ece": Listed("labelled", 0, 1, LOGITS),
     "negative_log_likelihood": Listed("labelled", 0, np.inf, LOGITS),
     "brier_score": Listed("labelled", 0, 2, LOGITS),

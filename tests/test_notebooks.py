@@ -304,7 +304,7 @@ def test_published_check_values(published):
         assert bias[f"geirhos/{model}"] == pytest.approx(expected, abs=1e-4)
     humans = bias[bias.index.str.contains("subject-")]
     assert len(humans) == 10 and humans.mean() == pytest.approx(0.9576, abs=1e-4)
-    ece = published.table("calibration").set_index("model").loc["imagenet_x/ResNet50"]
+    ece = one(published.table("calibration"), model="imagenet_x/ResNet50", metric="ece")
     assert (ece["value"], ece["n"]) == (pytest.approx(0.0373, abs=5e-5), 50_000)
 
 

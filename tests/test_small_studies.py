@@ -179,7 +179,7 @@ def factors(parameters, figures):
 
 
 def calibration(parameters, figures):
-    assert {"calibration_before_after", "reliability"} <= figures
+    assert {"calibration_by_group", "reliability", "temperature_transfer"} <= figures
     rows = table(parameters, "calibration")
     models = Study(parameters).models
     assert set(rows["model"].map(models["group"])) == {"zero_shot_clip", "standard"}

@@ -34,6 +34,7 @@ from clipsafe_utils.metrics.ood import (
     ood_score,
 )
 from clipsafe_utils.metrics.ood_features import fit_ood_score, is_fitted, mine_negatives, negative_label_score
+from clipsafe_utils.metrics.selective import RiskCoverage, aurc, excess_aurc, risk_coverage
 
 __all__ = [
     "SIXTEEN_CLASSES",
@@ -41,9 +42,11 @@ __all__ = [
     "FactorAccuracy",
     "OodDetection",
     "ReliabilityCurve",
+    "RiskCoverage",
     "ShapeBias",
     "aupr_in",
     "aupr_out",
+    "aurc",
     "auroc",
     "brier_decomposition",
     "brier_score",
@@ -51,6 +54,7 @@ __all__ = [
     "confidence_and_correct",
     "equal_mass_ece",
     "error_ratio",
+    "excess_aurc",
     "expected_calibration_error",
     "factor_accuracy",
     "fit_ood_score",
@@ -64,6 +68,7 @@ __all__ = [
     "ood_detection",
     "ood_score",
     "reliability_curve",
+    "risk_coverage",
     "shape_bias",
     "sixteen_class_decisions",
     "softmax",

@@ -139,7 +139,7 @@ def expected_calibration_error(confidence, correct, *, n_bins=15):
     >>> round(expected_calibration_error([0.95, 0.95, 0.65, 0.65], [True, True, True, False], n_bins=10), 3)
     0.1
     """
-    return _ece(reliability_curve(confidence, correct, n_bins=n_bins))
+    return _ece(*_binned(confidence, correct, n_bins, "width")[1:])
 
 
 def equal_mass_ece(confidence, correct, *, n_bins=15):
@@ -153,7 +153,7 @@ def equal_mass_ece(confidence, correct, *, n_bins=15):
     ----------
     Nguyen, O'Connor. EMNLP 2015 (adaptive binning).  Nixon et al. CVPR workshops 2019.
     """
-    return _ece(reliability_curve(confidence, correct, n_bins=n_bins, binning="mass"))
+    return _ece(*_binned(confidence, correct, n_bins, "mass")[1:])
 
 
 def reliability_curve(confidence, correct, *, n_bins=15, binning="width", level=0.95):
@@ -178,19 +178,8 @@ def reliability_curve(confidence, correct, *, n_bins=15, binning="width", level=
     ClipsafeError
         As in `expected_calibration_error`; an unknown binning or a level outside (0, 1).
     """
-    confidence, correct = _checked_confidence(confidence, correct)
-    edges = _edges(n_bins)
-    if binning == "mass":
-        last = np.ceil(np.arange(1, n_bins) * len(confidence) / n_bins).astype(int) - 1
-        edges[1:-1] = np.sort(confidence)[np.maximum(last, 0)]
-    elif binning != "width":
-        raise ClipsafeError(f'binning must be "width" or "mass"; got {binning!r}.')
-    index = np.searchsorted(edges[1:-1], confidence, side="left")
-    count = np.bincount(index, minlength=n_bins)
-    right = np.bincount(index, weights=correct, minlength=n_bins)
-    size = np.where(count, count, np.nan)
-    mean_confidence, accuracy = np.bincount(index, weights=confidence, minlength=n_bins) / size, right / size
-    return ReliabilityCurve(edges, count, mean_confidence, accuracy, *wilson_bounds(accuracy, count, level), level)
+    edges, count, confidence, accuracy = _binned(confidence, correct, n_bins, binning)
+    return ReliabilityCurve(edges, count, confidence, accuracy, *wilson_bounds(accuracy, count, level), level)
 
 
 def classwise_ece(logits, labels, *, n_bins=15, temperature=1.0):
@@ -222,8 +211,15 @@ def classwise_ece(logits, labels, *, n_bins=15, temperature=1.0):
     Kull et al. NeurIPS 2019.  Nixon et al. CVPR workshops 2019 (SCE).
     """
     logits, labels = _checked(logits, labels)
-    _, probability, _, label, _ = _class_bins(logits, labels, n_bins, temperature)
-    return float(np.abs(probability - label).sum() / logits.size)
+    edges, n_classes = _edges(n_bins), logits.shape[1]
+    gaps, first = np.zeros(n_classes * n_bins), n_bins * np.arange(n_classes)
+    for rows, _, _, z in shifted_rows(logits, temperature):
+        p = _probabilities(z).astype(np.float64)
+        index, above = np.tile(first, (len(p), 1)), p > edges[1]  # most probabilities lie in the first bin
+        index[above] += np.searchsorted(edges[1:-1], p[above], side="left")
+        p[np.arange(len(p)), labels[rows]] -= 1
+        gaps += np.bincount(index.ravel(), weights=p.ravel(), minlength=len(gaps))
+    return float(np.abs(gaps).sum() / logits.size)
 
 
 def negative_log_likelihood(logits, labels, *, temperature=1.0):
@@ -366,9 +362,10 @@ def fit_temperature(logits, labels):
             f"no temperature fits: over {len(labels)} samples the labels' logits are no larger than the mean logit, so "
             "NLL falls until T is infinite. Are labels and columns in the same class order?"
         )
+    whole = list(shifted_rows(logits)) if logits.size <= _BLOCK else None  # one block is made and checked once
     inverse, low, high = 10 * len(labels) / depth, 0.0, np.inf
     for _ in range(200):
-        slope, curvature = _nll_slope(logits, labels, inverse)
+        slope, curvature = _nll_slope(whole or shifted_rows(logits), labels, inverse)
         low, high = (inverse, high) if slope < 0 else (low, inverse)
         step = np.clip(-slope / max(curvature * inverse, 1e-300), -2, 2)
         proposal = inverse * np.exp(step)
@@ -416,6 +413,25 @@ def check_level(level):
         raise ClipsafeError(f"level must be a fraction in (0, 1), for instance 0.95; got {level}.")
 
 
+def checked_confidence(confidence, correct):
+    """Confidence as float64 and correct as bool; refuses empty, unequal and out-of-range ones."""
+    confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct)
+    if confidence.ndim != 1 or not confidence.size:
+        raise ClipsafeError(f"confidence must have shape (n_samples,) with at least 1 sample; got {confidence.shape}.")
+    if correct.shape != confidence.shape:
+        raise ClipsafeError(f"correct must have shape {confidence.shape} like confidence; got {correct.shape}.")
+    if (outside := ~((confidence >= 0) & (confidence <= 1))).any():
+        first = int(np.argmax(outside))
+        raise ClipsafeError(
+            f"confidence must lie in [0, 1]; got {confidence[first]} at sample {first}. "
+            "Did you pass logits? Use confidence_and_correct(logits, labels)."
+        )
+    if correct.dtype != bool and (other := ~np.isin(correct, (0, 1))).any():
+        first = int(np.argmax(other))
+        raise ClipsafeError(f"correct must be True or False; got {correct[first]} at sample {first}.")
+    return confidence, correct.astype(bool)
+
+
 def wilson_bounds(rate, n, level):
     """Wilson's score bounds (low, high) of a rate among n trials; NaN where n is 0."""
     check_level(level)
@@ -443,32 +459,30 @@ def _checked(logits, labels):
     return logits, labels
 
 
-def _checked_confidence(confidence, correct):
-    confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct)
-    if confidence.ndim != 1 or not confidence.size:
-        raise ClipsafeError(f"confidence must have shape (n_samples,) with at least 1 sample; got {confidence.shape}.")
-    if correct.shape != confidence.shape:
-        raise ClipsafeError(f"correct must have shape {confidence.shape} like confidence; got {correct.shape}.")
-    if (outside := ~((confidence >= 0) & (confidence <= 1))).any():
-        first = int(np.argmax(outside))
-        raise ClipsafeError(
-            f"confidence must lie in [0, 1]; got {confidence[first]} at sample {first}. "
-            "Did you pass logits? Use confidence_and_correct(logits, labels)."
-        )
-    if (other := ~np.isin(correct, (0, 1))).any():
-        first = int(np.argmax(other))
-        raise ClipsafeError(f"correct must be True or False; got {correct[first]} at sample {first}.")
-    return confidence, correct.astype(bool)
-
-
 def _edges(n_bins):
     if n_bins != int(n_bins) or n_bins < 1:
         raise ClipsafeError(f"n_bins must be a whole number of at least 1; got {n_bins}.")
     return np.arange(n_bins + 1) / n_bins  # k / n_bins correctly rounded: equal to the literal a user types
 
 
-def _ece(curve):
-    return float(np.nansum(curve.count * np.abs(curve.accuracy - curve.confidence)) / curve.count.sum())
+def _binned(confidence, correct, n_bins, binning):
+    """Edges, counts, and mean confidence and accuracy of bins, NaN where one is empty."""
+    confidence, correct = checked_confidence(confidence, correct)
+    edges = _edges(n_bins)
+    if binning == "mass":
+        last = np.ceil(np.arange(1, n_bins) * len(confidence) / n_bins).astype(int) - 1
+        edges[1:-1] = np.sort(confidence)[np.maximum(last, 0)]
+    elif binning != "width":
+        raise ClipsafeError(f'binning must be "width" or "mass"; got {binning!r}.')
+    index = np.searchsorted(edges[1:-1], confidence, side="left")
+    count = np.bincount(index, minlength=n_bins)
+    right = np.bincount(index, weights=correct, minlength=n_bins)
+    size = np.where(count, count, np.nan)
+    return edges, count, np.bincount(index, weights=confidence, minlength=n_bins) / size, right / size
+
+
+def _ece(count, confidence, accuracy):
+    return float(np.nansum(count * np.abs(accuracy - confidence)) / count.sum())
 
 
 def _at(values, columns):
@@ -498,14 +512,14 @@ def _class_bins(logits, labels, n_bins, temperature):
     return sums.reshape(5, n_classes, n_bins)
 
 
-def _nll_slope(logits, labels, inverse):
+def _nll_slope(blocks, labels, inverse):
     """First and second derivative of the mean NLL in the inverse temperature."""
     slope = curvature = 0.0
-    for rows, _, _, z in shifted_rows(logits):
+    for rows, _, _, z in blocks:
         weight = np.exp(z * z.dtype.type(inverse))
         total = weight.sum(axis=1).astype(np.float64)
         mean = np.vecdot(z, weight) / total
         slope += (mean - _at(z, labels[rows])).sum()
-        z *= z
+        weight *= z
         curvature += (np.vecdot(z, weight) / total - mean**2).sum()
     return slope / len(labels), curvature / len(labels)

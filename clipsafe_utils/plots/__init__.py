@@ -18,7 +18,16 @@ from clipsafe_utils.plots.base import (
     metric_style,
     set_style,
 )
-from clipsafe_utils.plots.calibration import calibration_before_after, reliability_diagram
+from clipsafe_utils.plots.calibration import (
+    calibration_before_after,
+    ece_against_accuracy,
+    means_by_group,
+    reliability_by_group,
+    reliability_diagram,
+    risk_coverage,
+    temperature_sizes,
+    temperature_transfer,
+)
 from clipsafe_utils.plots.comparisons import comparisons
 from clipsafe_utils.plots.ood import (
     accuracy_correlations,
@@ -66,11 +75,13 @@ __all__ = [
     "calibration_before_after",
     "caption",
     "comparisons",
+    "ece_against_accuracy",
     "effective_robustness",
     "error_ratios",
     "fine_tuning_paths",
     "legend",
     "mean_prompt_effects",
+    "means_by_group",
     "metric_style",
     "model_pairs",
     "ood_detection",
@@ -78,7 +89,9 @@ __all__ = [
     "prompt_effects",
     "prompt_front",
     "regression",
+    "reliability_by_group",
     "reliability_diagram",
+    "risk_coverage",
     "score_distributions",
     "score_gains",
     "scores_by_group",
@@ -89,5 +102,7 @@ __all__ = [
     "share_decided",
     "shrinkage",
     "stratum_means",
+    "temperature_sizes",
+    "temperature_transfer",
     "variance_shares",
 ]

@@ -67,7 +67,16 @@ METRICS = {
     "category_shape_bias": Metric("Shape bias by category", "1 is pure shape, 0 pure texture", percent=False),
     "category_share_decided": Metric("Share decided by a cue, by category", "of all images"),
     "overconfidence": Metric("Confidence minus accuracy", "above 0 is overconfident"),
+    "ece_equal_mass": Metric("Equal-mass ECE", "lower is better"),
+    "ece_classwise": Metric("Classwise ECE", "lower is better"),
+    "ece_excess": Metric("ECE beyond that of random images", "above 0 is worse than the average image"),
+    "mean_confidence": Metric("Mean confidence", ""),
+    "aurc": Metric("AURC", "lower is better"),
+    "excess_aurc": Metric("Excess AURC", "lower is better"),
+    "nll_excess": Metric("NLL beyond the whole share's", "lower is better", percent=False),
 }
+_SCALED = ["ece", "overconfidence", "ece_equal_mass", "ece_classwise", "ece_excess", "mean_confidence", "aurc", "nll"]
+METRICS |= {f"{m}_scaled": METRICS[m]._replace(label=f"{METRICS[m].label} after scaling") for m in _SCALED}
 """Metric -> its style; a metric that is not here is written as it is named."""
 
 VEIL = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}

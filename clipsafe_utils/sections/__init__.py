@@ -15,6 +15,21 @@ from clipsafe_utils.sections.comparisons import (
     stratum_means,
 )
 from clipsafe_utils.sections.factors import paired_effects, shrunken, visual_factors
+from clipsafe_utils.sections.calibration import calibration, hardest_set, reliability_by_group, reliability_curves
+from clipsafe_utils.sections.calibration_comparisons import accuracy_trend, means_by_group, scaling_effects
+from clipsafe_utils.sections.comparisons import (
+    contrasts,
+    fine_tuning_pairs,
+    quantity_pairs,
+    seed_means,
+    source_pairs,
+)
+from clipsafe_utils.sections.confidence import (
+    factor_calibration,
+    ood_confidence,
+    risk_coverage_means,
+)
+from clipsafe_utils.sections.factors import cue_conflict, paired_effects, visual_factors
 from clipsafe_utils.sections.ood import (
     NO_OOD_SETS,
     drawn_scores,
@@ -56,6 +71,17 @@ from clipsafe_utils.sections.shape import category_means, cue_conflict, shape_an
 PER_MODEL = (
     *(accuracy, visual_factors, paired_effects, cue_conflict, ood_table, drawn_scores, calibration),
     prompt_grid,
+from clipsafe_utils.sections.temperature import (
+    own_temperature_gains,
+    temperature_sizes,
+    temperature_transfer,
+    transfer_means,
+)
+
+PER_MODEL = (
+    *(accuracy, visual_factors, paired_effects, cue_conflict, ood_table, drawn_scores, calibration),
+    *(temperature_transfer, temperature_sizes, ood_confidence, factor_calibration),
+    prompt_effects,
 )
 """Those that look at a model's outputs; every question that another one asks is among theirs."""
 
@@ -71,6 +97,7 @@ __all__ = [
     "accuracy",
     "accuracy_correlations",
     "accuracy_pairs",
+    "accuracy_trend",
     "best_scores",
     "calibration",
     "category_means",
@@ -78,18 +105,23 @@ __all__ = [
     "contrasts",
     "cue_conflict",
     "drawn_scores",
+    "factor_calibration",
     "fine_tuning_effects",
     "fine_tuning_pairs",
     "fitted_on",
     "group_means",
+    "hardest_set",
     "main_score",
     "matched_accuracy",
     "mean_effects",
+    "means_by_group",
     "near_and_far",
     "of_score",
+    "ood_confidence",
     "ood_scores",
     "ood_table",
     "ood_tables",
+    "own_temperature_gains",
     "paired_effects",
     "prompt_effects",
     "prompt_front",
@@ -99,8 +131,13 @@ __all__ = [
     "quantity_pairs",
     "reliability_curves",
     "resolution_pairs",
+    "quantity_pairs",
+    "reliability_by_group",
+    "reliability_curves",
+    "risk_coverage_means",
     "robustness",
     "row",
+    "scaling_effects",
     "score_choice",
     "score_samples",
     "seed_means",
@@ -114,6 +151,10 @@ __all__ = [
     "stratum_means",
     "training_strata",
     "variance_decomposition",
+    "temperature_sizes",
+    "temperature_transfer",
+    "training_strata",
+    "transfer_means",
     "visual_factors",
     "with_id_accuracy",
 ]
