@@ -8,7 +8,6 @@ from clipsafe_utils.intervals import ece_interval
 from clipsafe_utils.metrics import (
     brier_score,
     confidence_and_correct,
-    expected_calibration_error,
     fit_temperature,
     reliability_curve,
 )
@@ -55,15 +54,6 @@ def _fit(study, model, prompts=None):
     if problem.size:
         study.missing[f"temperature of {model}"] = problem.tobytes().decode()
     return float(temperature), ~split_mask(study.unit(model, p.id_set).labels, **split)
-
-
-def scaled_error(study, model, name, prompts=None):
-    """ECE after temperature scaling, of images that the temperature was not fitted on, and how many they are."""
-    temperature, _ = _fit(study, model, prompts)
-    if not np.isfinite(temperature):
-        return np.nan, 0
-    confidence, correct, *_ = _scores(study, model, name, temperature, prompts)
-    return expected_calibration_error(confidence, correct, n_bins=study.parameters.n_bins), len(correct)
 
 
 def _temperature(logits, labels, fraction, seed):
