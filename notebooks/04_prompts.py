@@ -183,7 +183,7 @@ present.figure(
     units=("group", "models"),
 )
 present.prompt_means(means)
-study.save(means, "prompt_means")
+present.results(study, means, "prompt_means")
 # %% [markdown]
 # ## Where the variance lies
 #
@@ -203,8 +203,8 @@ present.figure(
     units=("objective", "models"),
 )
 present.variance_shares(shares)
-study.save(shares, "prompt_variance")
 study.save(grid, "prompt_grid")
+present.results(study, shares, "prompt_variance")
 # %% [markdown]
 # ## Which prompt sets no other beats
 #

@@ -1,6 +1,7 @@
 """What each section of the study reports: one function a question, from a study to rows of the tidy table."""
 
-from clipsafe_utils.sections.calibration import calibration, reliability_curves
+from clipsafe_utils.sections.calibration import calibration, hardest_set, reliability_by_group, reliability_curves
+from clipsafe_utils.sections.calibration_comparisons import accuracy_trend, means_by_group, scaling_effects
 from clipsafe_utils.sections.comparisons import (
     CALIPER,
     accuracy_pairs,
@@ -14,22 +15,12 @@ from clipsafe_utils.sections.comparisons import (
     strata,
     stratum_means,
 )
-from clipsafe_utils.sections.factors import paired_effects, shrunken, visual_factors
-from clipsafe_utils.sections.calibration import calibration, hardest_set, reliability_by_group, reliability_curves
-from clipsafe_utils.sections.calibration_comparisons import accuracy_trend, means_by_group, scaling_effects
-from clipsafe_utils.sections.comparisons import (
-    contrasts,
-    fine_tuning_pairs,
-    quantity_pairs,
-    seed_means,
-    source_pairs,
-)
 from clipsafe_utils.sections.confidence import (
     factor_calibration,
     ood_confidence,
     risk_coverage_means,
 )
-from clipsafe_utils.sections.factors import cue_conflict, paired_effects, visual_factors
+from clipsafe_utils.sections.factors import paired_effects, shrunken, visual_factors
 from clipsafe_utils.sections.ood import (
     NO_OOD_SETS,
     drawn_scores,
@@ -67,10 +58,6 @@ from clipsafe_utils.sections.prompts import (
 from clipsafe_utils.sections.robustness import SAME_CLASSES, accuracy, robustness
 from clipsafe_utils.sections.rows import CLIP_GROUPS, WITH_IMAGES, group_means, row
 from clipsafe_utils.sections.shape import category_means, cue_conflict, shape_and_robustness, shape_by_category
-
-PER_MODEL = (
-    *(accuracy, visual_factors, paired_effects, cue_conflict, ood_table, drawn_scores, calibration),
-    prompt_grid,
 from clipsafe_utils.sections.temperature import (
     own_temperature_gains,
     temperature_sizes,
@@ -81,7 +68,7 @@ from clipsafe_utils.sections.temperature import (
 PER_MODEL = (
     *(accuracy, visual_factors, paired_effects, cue_conflict, ood_table, drawn_scores, calibration),
     *(temperature_transfer, temperature_sizes, ood_confidence, factor_calibration),
-    prompt_effects,
+    prompt_grid,
 )
 """Those that look at a model's outputs; every question that another one asks is among theirs."""
 
@@ -129,11 +116,9 @@ __all__ = [
     "prompt_objectives",
     "prompt_set_facts",
     "quantity_pairs",
-    "reliability_curves",
-    "resolution_pairs",
-    "quantity_pairs",
     "reliability_by_group",
     "reliability_curves",
+    "resolution_pairs",
     "risk_coverage_means",
     "robustness",
     "row",
@@ -149,12 +134,11 @@ __all__ = [
     "source_pairs",
     "strata",
     "stratum_means",
-    "training_strata",
-    "variance_decomposition",
     "temperature_sizes",
     "temperature_transfer",
     "training_strata",
     "transfer_means",
+    "variance_decomposition",
     "visual_factors",
     "with_id_accuracy",
 ]

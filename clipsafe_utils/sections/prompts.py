@@ -6,15 +6,15 @@ import pandas as pd
 from clipsafe_utils.decomposition import on_front, variance_share_intervals
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.intervals import ece_difference_interval, ece_interval, paired_accuracy_interval
-from clipsafe_utils.metrics import auroc, confidence_and_correct, expected_calibration_error
+from clipsafe_utils.metrics import auroc, confidence_and_correct, expected_calibration_error, fit_temperature, ood_score
 from clipsafe_utils.prompts import described_sets, duplicated_names
-from clipsafe_utils.sections.calibration import scaled_error
 from clipsafe_utils.sections.ood import main_score, ood_scores
 from clipsafe_utils.sections.rows import WITH_IMAGES, row
 from clipsafe_utils.statistics import (
     auroc_difference_interval,
     auroc_interval,
     mean_interval,
+    split_mask,
     wilson_interval,
 )
 from clipsafe_utils.table import tidy
@@ -110,6 +110,7 @@ def prompt_grid(study, effects=None):
     effects = prompt_effects(study) if effects is None else effects
     shifted, ood_names, rows = study.named(*p.shifted_sets), study.named(*p.ood_sets), []
     with_mcm = "mcm" in p.ood_scores and main_score(study) != "mcm"
+    mcm_sets, split = [p.id_set, *ood_names] if with_mcm else [], {"fraction": p.calibration_fraction, "seed": p.seed}
     for model in _zero_shot(study, *shifted, *ood_names):
         for prompts in study.prompt_sets:
             protocol = study.protocol(model, prompts)
@@ -118,13 +119,33 @@ def prompt_grid(study, effects=None):
                 error = expected_calibration_error(confidence, correct, n_bins=p.n_bins)
                 rows.append(row(model, name, protocol, "accuracy", (correct.mean(), len(correct))))
                 rows.append(row(model, name, protocol, "ece", (error, len(correct))))
-            rows.append(row(model, p.id_set, protocol, "ece_scaled", scaled_error(study, model, p.id_set, prompts)))
-            inside = ood_scores(study, model, p.id_set, "mcm", prompts) if with_mcm and ood_names else None
-            for name in ood_names if with_mcm else []:
-                outside = ood_scores(study, model, name, "mcm", prompts)
-                rows.append(row(model, name, protocol, "auroc_mcm", (auroc(inside, outside), len(outside))))
+            confidence, correct = study.ask(_scaled, model, p.id_set, prompts=prompts, **split)
+            if len(correct):
+                error = expected_calibration_error(confidence, correct, n_bins=p.n_bins)
+                rows.append(row(model, p.id_set, protocol, "ece_scaled", (error, len(correct))))
+            mcm = {
+                name: study.ask(_mcm, model, name, prompts=prompts, space=study.id_space, cosines=True)
+                for name in mcm_sets
+            }
+            for name in mcm_sets[1:]:
+                value = auroc(mcm[p.id_set], mcm[name])
+                rows.append(row(model, name, protocol, "auroc_mcm", (value, len(mcm[name]))))
     kept = effects[~effects["metric"].str.endswith("_difference")]
     return tidy(pd.concat([kept, study.table(rows)]))
+
+
+def _scaled(logits, labels, fraction, seed):
+    """Confidence and correctness of the images that the temperature was not fitted on; none where none is best."""
+    fit = split_mask(labels, fraction, seed=seed)
+    try:
+        temperature = fit_temperature(logits[fit], labels[fit])
+    except ClipsafeError:
+        return np.empty(0), np.empty(0, bool)
+    return confidence_and_correct(logits[~fit], labels[~fit], temperature=temperature)
+
+
+def _mcm(cosines, labels):
+    return ood_score(cosines, "mcm")
 
 
 def _by_prompts(rows):
