@@ -24,6 +24,7 @@ from clipsafe_utils.sections.comparisons import (
     source_pairs,
     took_detour,
 )
+from clipsafe_utils.sections.rows import of_main_prompts
 
 VERDICTS = ("supported", "contradicted", "inconclusive", "not testable")
 
@@ -461,7 +462,7 @@ CLAIMS = (
 """The study's claims, by the number of the claim that a sentence belongs to."""
 
 
-def judge_claims(table, models, *, id_set, level=0.95):
+def judge_claims(table, models, *, id_set, prompts="", level=0.95):
     """Test every claim on a suite's results.
 
     Parameters
@@ -472,6 +473,8 @@ def judge_claims(table, models, *, id_set, level=0.95):
         Facts about the models, indexed by id.
     id_set : str
         The in-distribution set.
+    prompts : str
+        Main prompt set of the zero-shot models: rows of others count only where the claim is about prompts.
     level : float, default 0.95
         Of the intervals; 1 - level is the false discovery rate of the verdicts.
 
@@ -481,7 +484,8 @@ def judge_claims(table, models, *, id_set, level=0.95):
         One row a claim: claim, sentence, verdict, effect, ci_low, ci_high (of this claim alone), p_adjusted, n_models,
         n_images, measured (what the effect is), note, page, heading.
     """
-    facts, rows = Facts(table, models, id_set, level), []
+    counts = of_main_prompts(table["protocol"], prompts) | table["metric"].str.endswith("_difference")
+    facts, rows = Facts(table[counts], models, id_set, level), []
     for claim in CLAIMS:
         found = claim.test(facts)
         about = {"claim": claim.id, "sentence": claim.sentence, "measured": claim.effect}

@@ -532,7 +532,9 @@ def claims(study, results):
     Saves outputs/SUITE/tables/claims; each sentence links to the figure that shows it.
     """
     p = study.parameters
-    judged = study.save(judge_claims(results, study.models, id_set=p.id_set, level=p.ci_level), "claims")
+    judged = study.save(
+        judge_claims(results, study.models, id_set=p.id_set, prompts=study.main_prompts, level=p.ci_level), "claims"
+    )
     verdicts = {p.suite: judged}
     for path in sorted(p.path("outputs").glob("*/tables/claims.parquet")):
         verdicts.setdefault(path.parents[1].name, pd.read_parquet(path))

@@ -21,6 +21,7 @@ from clipsafe_utils.confounding import Design, count_models, is_number
 from clipsafe_utils.metrics.calibration import check_level
 from clipsafe_utils.params import STUDY_FACTORS
 from clipsafe_utils.sections.comparisons import quantity
+from clipsafe_utils.sections.rows import of_main_prompts
 from clipsafe_utils.zoo import GROUPS
 
 KNOWN = 0.75
@@ -97,7 +98,7 @@ def regress(table, models, *, id_set, prompts="", level=0.95):
     check_level(level)
     facts = training_facts(models)
     table = table[table["value"].notna() & table["model"].isin(facts.index)]
-    table = table[table["protocol"].map(lambda protocol: _main(protocol, prompts)).astype(bool)]
+    table = table[of_main_prompts(table["protocol"], prompts)]
     accuracy = _values(table, Property("", "accuracy", "all")).query("test_set == @id_set").set_index("model")["value"]
     accuracy = pd.Series(ndtri(accuracy.clip(1e-4, 1 - 1e-4)), accuracy.index)
     parts = {field: [] for field in Regression._fields}
@@ -195,12 +196,6 @@ def fit(values, facts, *, level=0.95):
     return Regression(
         effects, pd.DataFrame([fits]), pd.DataFrame([*aliased, *near]), pd.DataFrame(left_out, columns=["what", "why"])
     )
-
-
-def _main(protocol, prompts):
-    """Whether a row is of the main prompt set, or of no prompts at all."""
-    named = [part for part in protocol.split(", ") if part.startswith("prompts ")]
-    return not (prompts and named) or named[0] == f"prompts {prompts}"
 
 
 def _values(table, one):

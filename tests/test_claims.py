@@ -86,3 +86,15 @@ def test_no_effect_no_verdict(models):
         for seed in range(60)
     ]
     assert np.mean(decided) < 0.15
+
+
+def test_other_prompt_sets_count_in_claims_about_prompts_alone(models, rng):
+    table = table_of(models, rng, 1)
+    own = table["metric"].isin(["accuracy", "ece", "auroc"]) & table["model"].str.startswith("clip-")
+    named = {True: "msp, prompts main", False: "prompts main"}
+    table["protocol"] = table["protocol"].mask(own, table["metric"].eq("auroc").map(named))
+    judged = claims.judge_claims(table, models, id_set="id", prompts="main")
+    absurd = table[own].assign(value=0.01, protocol=table["protocol"].str.replace("main", "absent"))
+    with_absurd = claims.judge_claims(tidy(pd.concat([table, absurd])), models, id_set="id", prompts="main")
+    pd.testing.assert_frame_equal(judged, with_absurd)
+    assert not judged.equals(claims.judge_claims(tidy(pd.concat([table, absurd])), models, id_set="id"))

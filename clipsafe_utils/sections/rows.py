@@ -27,6 +27,24 @@ def accuracy_row(study, model, test_set, correct):
     return row(model, test_set, study.protocol(model), "accuracy", interval)
 
 
+def of_main_prompts(protocols, prompts):
+    """Which rows are of a prompt set, or of no prompts at all.
+
+    Parameters
+    ----------
+    protocols : Series of str
+        Column of the tidy table.
+    prompts : str
+        Name of the prompt set; "" admits all.
+
+    Returns
+    -------
+    Series of bool
+    """
+    named = protocols.str.extract(r"(?:^|, )prompts ([^,]*)")[0]
+    return named.isna() | named.eq(prompts) | (prompts == "")
+
+
 def largest(logits, labels):
     """Column of the largest logit: int64, shape (n,)."""
     return np.argmax(logits, axis=1)
