@@ -395,3 +395,21 @@ def test_line_of_the_fixture_is_fitted_on_the_baseline(study, rows, robust):
     assert lines[NAMES[0]].slope == pytest.approx(
         fit_accuracy_line(own["x"].to_numpy(), own[NAMES[0]].to_numpy()).slope
     )
+
+
+def test_one_model_alone_has_figures_without_colours(study):
+    study.models = study.models.iloc[:1]
+    rows = study.table(
+        [
+            {"model": "m00", "test_set": f"cues/{c}", "metric": f"category_{metric}", "value": value, "n": 40}
+            for c, value in (("cat", 0.2), ("dog", 0.9))
+            for metric in ("shape_bias", "share_decided")
+        ]
+    )
+    left, right = plots.shape_by_category(sections.category_means(study, rows)).figure.axes
+    left.figure.canvas.draw()
+    assert left.collections[0].get_array().count() == 0 and len(left.texts) == 2
+    assert right.collections[0].get_array().count() == 2
+    assert sections.shape_and_robustness(study, rows, study.table([])).empty
+    assert sections.matched_accuracy(study, rows.assign(metric="accuracy"), "cues/cat").empty
+    assert sections.shrunken(study, rows.assign(metric="accuracy"), {}, {}).empty
