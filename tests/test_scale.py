@@ -192,7 +192,7 @@ def test_the_script_prints_its_tables(suite, tmp_path, capsys):
     assert printed.startswith(
         "small: 6 models x 3 image sets (65,640 images) = 18 units; 8,000 prompts a zero-shot model"
     )
-    tables = re.findall(r"\n\n(.+)\n\n((?:\|.*\|\n)+)", printed)
+    tables = re.findall(r"\n(.+)\n\n((?:\|.*\|\n)+)", printed)
     titles = [title for title, _ in tables]
     assert [title.split(" ")[0] for title in titles] == ["Measured", "The", "Simulated", "Ten", "A", "Disk"]
     for _, table in tables:
