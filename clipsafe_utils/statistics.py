@@ -61,8 +61,8 @@ class AccuracyLine:
 
         Each model's squared residual, divided by 1 - its leverage, stands for its variance (HC2), so that models need
         not scatter alike along the line; Student's t has the degrees of freedom that such a variance would have if
-        they did, fewer than n - 2 where few models hold an end of the line (Bell and McCaffrey). At 95% it covers 93
-        to 97% among its models, for 3 models or 60, and up to 98% at the ends of a line of fewer than 15.
+        they did, fewer than n - 2 where few models hold an end of the line (Bell and McCaffrey). Simulated at 95%,
+        it covers 94 to 97% from 14 models on, and 95 to 98% with fewer, the most at the ends of the line.
 
         Parameters
         ----------
@@ -366,6 +366,9 @@ def _bca_tails(tails, value, resampled, left_out):
 def mean_interval(values, *, level=0.95):
     """Mean and its interval by Student's t, mean ± t s / sqrt(n), with n - 1 degrees of freedom.
 
+    Holds its level from 3 values on where they scatter alike to both sides; of skewed ones it takes more: at 95%, it
+    covers 92% with 20 exponential values, 94% with 60.
+
     Parameters
     ----------
     values : ndarray, shape (n_samples,)
@@ -505,8 +508,9 @@ def correlation_interval(x, y, method="pearson", *, groups=None, level=0.95):
     Returns
     -------
     Interval
-        NaN limits below four samples (and one more a further group), and where a variable does not vary. Equal
-        rankings count as a quarter of a step short of that: they are no proof of a correlation of 1.
+        Of ranks it is wider than its level says below 8 samples, and shorter (90%) in small groups of nearly equal
+        ranking. NaN limits below four samples (and one more a further group), and where a variable does not vary. Equal
+        rankings count as a quarter of a step less than 1: few samples do not prove a perfect correlation.
 
     References
     ----------

@@ -82,9 +82,7 @@ def test_bootstrap_repeats_itself_and_differs_between_seeds(rng):
 @pytest.mark.parametrize("statistic", [np.mean, np.std])
 def test_bootstrap_agrees_with_scipy(rng, kind, statistic):
     sample = rng.exponential(size=60)
-    level = (
-        2 * stats.norm.cdf(np.sqrt(60 / 59) * stats.t.ppf(0.975, 59)) - 1
-    )  # quantiles farther out, as of Student's t
+    level = 2 * stats.norm.cdf(np.sqrt(60 / 59) * stats.t.ppf(0.975, 59)) - 1  # as far out as Student's t
     expected = stats.bootstrap(
         (sample,),
         statistic,
