@@ -464,9 +464,9 @@ def choice_costs(costs):
 
 def all_results(study):
     """Gather the tables that the sections saved into outputs/SUITE/tables/results, and count its rows."""
-    names = ("accuracy", "visual_factors", "shape_bias", "ood_detection", "calibration", "prompt_effects")
-    robustness = ("effective_robustness_shifts", "effective_robustness_factors")
-    paths = [study.folder / "tables" / f"{name}.parquet" for name in (*names, *robustness)]
+    names = ("accuracy", "visual_factors", "shape_bias", "ood_detection", "calibration", "ood_confidence")
+    others = ("prompt_effects", "effective_robustness_shifts", "effective_robustness_factors")
+    paths = [study.folder / "tables" / f"{name}.parquet" for name in (*names, *others)]
     frames = {path.stem: pd.read_parquet(path) for path in paths if path.exists()}
     merged = pd.concat([frame.assign(section=name) for name, frame in frames.items()] or [tidy([])])
     merged = merged.drop_duplicates(KEY)
