@@ -223,7 +223,7 @@ def looked(monkeypatch):
 def test_kept_scores_give_the_same_tables_without_the_arrays(values, local, looked, tmp_path):
     study = study_of(values, tmp_path, keep="scores")
     found = {ask.__name__: ask(study) for ask in sections.PER_MODEL}
-    assert_same(found, local[1] | {"prompt_effects": sections.prompt_effects(local[0])})
+    assert_same(found, local[1] | {"prompt_grid": sections.prompt_grid(local[0])})
     for pair, scores in sections.drawn_scores(local[0]).items():
         np.testing.assert_array_equal(found["drawn_scores"][pair], scores)
     for model, curve in sections.reliability_curves(local[0]).items():
