@@ -108,15 +108,29 @@ class Facts:
 
     def per_model(self, rows):
         """Mean of each model's rows, their standard error from images, and images: one row a model."""
-        error = (rows["ci_high"] - rows["ci_low"]) / (2 * stats.norm.ppf((1 + rows["ci_level"].fillna(0.95)) / 2))
-        return rows.assign(error=error).groupby("model")[["value", "error", "n"]].mean()
+        return rows.assign(error=_errors(rows)).groupby("model")[["value", "error", "n"]].mean()
 
     def mean(self, rows, direction, minus=0.0):
         """Mean over models against a value; positive direction: the claim says above."""
         values = self.per_model(rows)
         if values.empty:
             return "no model has these numbers"
-        return self._judge(values["value"].to_numpy() - minus, values["error"], direction, values["n"])
+        values["value"] -= minus
+        return self._judge(values["value"].to_numpy(), values["error"], direction, values["n"], self._line_error(rows))
+
+    def _line_error(self, rows):
+        """Standard error of the baseline line that the values are distances from; 0 where they are none.
+
+        It is what a distance's interval holds beyond that of its accuracy, and all models share it, so that it stays
+        however many they are. Lines of several test sets go through the same models: their errors are not averaged out.
+        """
+        rows = rows[rows["metric"] == "effective_robustness"]
+        if rows.empty:
+            return 0.0
+        accuracy = self.rows("accuracy").drop_duplicates(["model", "test_set"]).set_index(["model", "test_set"])
+        own = _errors(accuracy).reindex(pd.MultiIndex.from_frame(rows[["model", "test_set"]])).fillna(0).to_numpy()
+        shared = np.sqrt(np.maximum(_errors(rows) ** 2 - own**2, 0))
+        return float(shared.groupby(rows["test_set"]).median().mean())
 
     def difference(self, first, second, direction):
         """Mean of one group minus mean of another (Welch)."""
@@ -153,10 +167,11 @@ class Facts:
         note = f"{len(both)} pairs" + (f", {n} without a model in common" if n < len(both) else "")
         return self._judge(difference, None, direction, values["n"])._replace(n_models=len(models), note=note)
 
-    def _judge(self, values, errors, direction, images):
+    def _judge(self, values, errors, direction, images, shared=0.0):
         n = len(values)
         if n >= 3:
-            return self._evidence(values.mean(), values.std(ddof=1) / np.sqrt(n), n - 1, direction, n, images)
+            error = np.hypot(values.std(ddof=1) / np.sqrt(n), shared)
+            return self._evidence(values.mean(), error, n - 1, direction, n, images)
         # Errors of few models share the baseline line, so they do not average out.
         return self._evidence(values.mean(), errors.max(), np.inf, direction, n, images, "interval over images")
 
@@ -168,6 +183,11 @@ class Facts:
         agrees = direction == 0 or np.sign(effect) == direction
         p_for, p_against = (p, 1.0) if agrees else (1.0, p)
         return Evidence(effect, effect - half, effect + half, p_for, p_against, n_models, int(images.median()), note)
+
+
+def _errors(rows):
+    """Standard errors behind the intervals of rows."""
+    return (rows["ci_high"] - rows["ci_low"]) / (2 * stats.norm.ppf((1 + rows["ci_level"].fillna(0.95)) / 2))
 
 
 def any_of(found, level):
