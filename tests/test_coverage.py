@@ -402,7 +402,7 @@ def test_pairs_that_share_a_model_count_as_one():
 
 
 def test_null_tables_raise_flags_once_in_twenty():
-    """At the stated rate, 5% for each of the three signatures, 40 tables have at most 6 expected: 12 or more in 1%."""
+    """Each of the three signatures may flag one table in twenty: at most 6 of 40 are expected to have a flag."""
     zoo, rng = test_signatures.zoo(), np.random.default_rng(7)
     tables = (test_signatures.suite(rng, zoo) for _ in range(40))
     flagged = [len(signatures.signatures(table, zoo, STUDY_FACTORS)[0]) > 0 for table in tables]
