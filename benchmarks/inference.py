@@ -14,7 +14,8 @@ ours and theirs, and the ratio is the median over these pairs: the machine's oth
     rate     photos of full size end to end, against the forward pass alone; on a GPU decoding may be the limit
     memory   peak memory for 1,000 and for 8,000 photos, with a small network
 
-Takes some nine minutes on two cores. Exits with 1 if a target is missed.
+Sized to take less than ten minutes on two idle cores; the table tells how long it took. Exits with 1 if a target is
+missed.
 """
 
 import argparse
