@@ -144,6 +144,37 @@ def duplicated_names(names):
     return {name: [i for i, n in enumerate(names) if n == name] for name, count in counts.items() if count > 1}
 
 
+def prompt_tokens(space, templates, names):
+    """How many tokens the prompts have, by CLIP's tokenizer or the laboratory's, start and end included.
+
+    Parameters
+    ----------
+    space : LabelSpace
+    templates, names : sequence of str
+
+    Returns
+    -------
+    str
+        Fewest and most, "6 to 14", up to the length that a text is cut to; a name counts alike in every template.
+    """
+    if space.outputs == "lab":
+        from clipsafe_utils.lab import captions
+
+        tokenizer = captions.tokenizer()
+    else:
+        from open_clip.tokenizer import SimpleTokenizer
+
+        tokenizer = SimpleTokenizer()
+
+    def lengths(texts):
+        return (tokenizer(list(texts)) != 0).sum(dim=1)
+
+    frames = lengths(template.replace("{}", names[0]) for template in templates)
+    inside = lengths(templates[int(frames.argmax())].replace("{}", name) for name in names)
+    fewest, most = int(inside.min() - frames.max() + frames.min()), int(inside.max())
+    return " to ".join(map(str, dict.fromkeys((fewest, most))))
+
+
 N_NEGATIVES = 2000
 """Most words that `negative_words` takes from the nouns of ImageNet-22k."""
 

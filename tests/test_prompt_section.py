@@ -4,6 +4,7 @@ import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
 import statsmodels.api as sm
@@ -313,13 +314,15 @@ def test_facts_say_where_a_set_is_from_and_how_long_its_prompts_are(clips):
     study, *_ = clips
     facts, shared = sections.prompt_set_facts(study)
     assert facts["prompts"].tolist() == [6, 3, 3] and set(facts["source"]) == {"this parameter file"}
-    tokenizer = study.adapters["tiny-0"].tokenizer
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
     lengths = [int((tokenizer([t.format(n)]) != 0).sum()) for t in SETS["mine"] for n in ("bear", "cat", "dog")]
-    assert facts.loc[0, "tokens"] == f"{min(lengths)} to {max(lengths)}"
+    assert facts.loc[0, "tokens"] == " to ".join(dict.fromkeys(map(str, (min(lengths), max(lengths)))))
     assert shared == {"openai": {}}
     published = Study(load_parameters("params/published.yaml"))
     facts, shared = sections.prompt_set_facts(published)
-    assert facts.loc[0, "prompts"] == 80_000 and facts.loc[0, "tokens"] is None
+    lengths = (tokenizer(["itap of a " + name for name in open_clip.IMAGENET_CLASSNAMES]) != 0).sum(dim=1)
+    fewest, most = map(int, facts.loc[0, "tokens"].split(" to "))
+    assert facts.loc[0, "prompts"] == 80_000 and fewest <= lengths.min() and lengths.max() <= most <= 77
     assert shared["openai"] == {"missile": [657, 744], "sunglasses": [836, 837]}
 
 

@@ -7,7 +7,7 @@ from clipsafe_utils.decomposition import on_front, variance_share_intervals
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.intervals import ece_difference_interval, ece_interval, paired_accuracy_interval
 from clipsafe_utils.metrics import auroc, confidence_and_correct, expected_calibration_error, fit_temperature, ood_score
-from clipsafe_utils.prompts import described_sets, duplicated_names
+from clipsafe_utils.prompts import described_sets, duplicated_names, prompt_tokens
 from clipsafe_utils.sections.ood import main_score, ood_scores
 from clipsafe_utils.sections.rows import WITH_IMAGES, row
 from clipsafe_utils.statistics import (
@@ -312,41 +312,22 @@ def prompt_set_facts(study):
     Returns
     -------
     facts : DataFrame
-        One row a prompt set; tokens (with start and end) of the shortest and the longest prompt by the tokenizer of
-        the first zero-shot model, none without one.
+        One row a prompt set; tokens (with start and end) of the shortest and the longest prompt, by CLIP's tokenizer or
+        the laboratory's. Models with another tokenizer count otherwise.
     shared : dict of str to dict
         Class-name list -> names that several classes share, see `duplicated_names`.
     """
     p, rows, shared = study.parameters, [], {}
-    zero_shot = [spec.id for spec in study.specs if spec.is_zero_shot and spec.id in study.adapters]
-    model = study.adapters[zero_shot[0]] if zero_shot else None
     for prompts, templates in study.prompt_sets.items():
         names, variant = study.class_names(study.id_space, prompts), p.prompt_names[prompts]
         shared[variant] = duplicated_names(names)
-        source = described_sets().get(p.prompts[prompts] if isinstance(p.prompts[prompts], str) else "", {})
+        given = p.prompts[prompts]
+        source = described_sets()[given]["source"] if isinstance(given, str) else "this parameter file"
         rows.append(
             {
                 **{"prompt set": prompts, "templates": len(templates), "class names": variant},
-                **{"prompts": len(templates) * len(names), "tokens": _tokens(model, templates, names)},
-                **{"first of them": " · ".join(templates[:3]), "source": source.get("source", "this parameter file")},
+                **{"prompts": len(templates) * len(names), "tokens": prompt_tokens(study.id_space, templates, names)},
+                **{"first of them": " · ".join(templates[:3]), "source": source},
             }
         )
     return pd.DataFrame(rows), shared
-
-
-def _tokens(model, templates, names):
-    """How many tokens prompts have, "6 to 14": of all templates with one name, and of all names in the longest."""
-    try:
-        tokenizer = model.tokenizer if model else None
-    except ClipsafeError:
-        return None
-    if not hasattr(tokenizer, "encoder"):  # tokenizers of other libraries pad in ways of their own
-        return None
-
-    def lengths(texts):
-        return (tokenizer(texts) != 0).sum(dim=1)
-
-    frames = lengths([template.replace("{}", names[0]) for template in templates])
-    inside = lengths([templates[int(frames.argmax())].replace("{}", name) for name in names])
-    shortest, longest = int(inside.min() - frames.max() + frames.min()), int(inside.max())
-    return " to ".join(map(str, dict.fromkeys((shortest, longest))))
