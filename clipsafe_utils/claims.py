@@ -14,13 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from clipsafe_utils.metrics.calibration import check_level
 from clipsafe_utils.params import STUDY_FACTORS
 from clipsafe_utils.sections.comparisons import (
     fine_tuning_pairs,
+    independent_differences,
     quantity_pairs,
     resolution_pairs,
     source_pairs,
@@ -148,24 +147,16 @@ class Facts:
         return self._evidence(effect, error, np.inf, direction, n, images, "interval over images")
 
     def paired(self, rows, pairs, direction):
-        """Mean difference over pairs of models, each the mean over its test sets.
-
-        Pairs that share a model, such as all that were fine-tuned from one start, vary together: they count as one,
-        with their mean.
-        """
+        """Mean difference over pairs of models, each the mean over its test sets."""
         values = self.per_model(rows)
         both = pairs[pairs["first"].isin(values.index) & pairs["second"].isin(values.index)]
-        codes, models = pd.factorize(np.concatenate([both["first"], both["second"]]))
-        ends = np.split(codes, 2)
-        graph = csr_matrix((np.ones(len(both)), ends), shape=(len(models), len(models)))
-        apart = connected_components(graph, directed=False)[1][ends[0]] if len(both) else []
-        if (n := len(set(apart))) < 3:
-            shared = f", {n} without a model in common" if n < len(both) else ""
-            return f"{len(both)} matched pairs{shared} have these numbers, and an interval needs three"
-        first, second = values.loc[both["first"]], values.loc[both["second"]]
-        difference = pd.Series(first["value"].to_numpy() - second["value"].to_numpy()).groupby(apart).mean().to_numpy()
-        note = f"{len(both)} pairs" + (f", {n} without a model in common" if n < len(both) else "")
-        return self._judge(difference, None, direction, values["n"])._replace(n_models=len(models), note=note)
+        differences, models = independent_differences(values["value"], both), {*both["first"], *both["second"]}
+        note = f"{len(both)} pairs"
+        if len(differences) < len(both):
+            note += f", {len(differences)} without a model in common"
+        if len(differences) < 3:
+            return f"{note} have these numbers, and an interval needs three"
+        return self._judge(differences, None, direction, values["n"])._replace(n_models=len(models), note=note)
 
     def _judge(self, values, errors, direction, images, shared=0.0):
         n = len(values)

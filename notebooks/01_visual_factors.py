@@ -471,6 +471,12 @@ present.contrasts(cue_contrasts, above="higher", below="lower")
 present.results(study, cue_contrasts, "shape_bias_contrasts")
 
 # %% [markdown]
+# The same recipes trained with other seeds:
+
+# %%
+present.results(study, sections.seed_means(study, cues), "shape_bias_over_seeds")
+
+# %% [markdown]
 # ## Shape or texture, category by category
 #
 # The same decisions by the category of the shape. A bias over all images can hide categories whose shape alone is

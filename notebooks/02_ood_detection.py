@@ -310,8 +310,8 @@ present.figure(
 # ## Limits
 #
 # - AUROC intervals are DeLong's, over images; those of the false-positive rates hold the error of their threshold.
-#   Intervals of groups, pairs and correlations are over models. Fisher's interval is drawn for correlations: with as
-#   few models it holds its level, where bootstrap intervals, which are in the table too, turn out too short.
+#   Intervals of groups, pairs and correlations are over models. Fisher's interval, which holds its level with
+#   few models, is drawn for correlations; bootstrap intervals are in the table too.
 # - The best score of a group was looked for on the images that it is reported on: its gain is a little too high.
 # - The share of OOD images whose object is in fact one of the classes differs between sets and bounds what any score
 #   can reach. What counts as near is a choice of the suite.

@@ -258,6 +258,13 @@ present.contrasts(
 present.results(study, differences, "calibration_contrasts")
 
 # %% [markdown]
+# The same recipes trained with other seeds:
+
+# %%
+errors = calibration[calibration["metric"].isin(["ece", "ece_scaled", "nll", "nll_scaled"])]
+present.results(study, sections.seed_means(study, errors), "calibration_over_seeds")
+
+# %% [markdown]
 # ## Reliability
 #
 # Points below the diagonal are overconfident; bars and bands are Wilson intervals of the accuracy in a bin. Where there

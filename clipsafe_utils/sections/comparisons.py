@@ -7,6 +7,8 @@ from itertools import combinations, pairwise
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from clipsafe_utils.sections.rows import group_means, mean_rows, row
 from clipsafe_utils.statistics import mean_interval
@@ -75,6 +77,31 @@ def took_detour(pairs, models):
     return np.array(["_" in str(models.loc[model, "finetune"]) for model in pairs["first"]], bool)
 
 
+def independent_differences(values, pairs):
+    """Differences over pairs of models, first minus second, pairs that hang together counting as one with their mean.
+
+    Pairs that share a model, such as all that were fine-tuned from one start, vary together: an interval that takes
+    each for itself is too short.
+
+    Parameters
+    ----------
+    values : Series
+        By model; holds both models of every pair.
+    pairs : DataFrame
+        Columns first and second.
+
+    Returns
+    -------
+    ndarray, shape (n_independent,)
+    """
+    codes, models = pd.factorize(np.concatenate([pairs["first"], pairs["second"]]))
+    first, second = np.split(codes, 2)
+    graph = coo_array((np.ones(len(pairs)), (first, second)), shape=(len(models), len(models)))
+    together = connected_components(graph, directed=False)[1][first] if len(pairs) else first
+    difference = values[pairs["first"]].to_numpy() - values[pairs["second"]].to_numpy()
+    return pd.Series(difference).groupby(together).mean().to_numpy()
+
+
 def contrasts(study, rows, pairs):
     """Mean difference of each metric over pairs of models.
 
@@ -88,8 +115,8 @@ def contrasts(study, rows, pairs):
     Returns
     -------
     DataFrame
-        Tidy, metric "METRIC_difference": `model` holds the comparison, n counts the pairs; the interval is Student's
-        over pairs, NaN for a single one.
+        Tidy, metric "METRIC_difference": `model` holds the comparison, n counts the pairs without a model in common;
+        the interval is Student's over them, NaN for a single one.
     """
     values = rows.dropna(subset=["value"]).set_index(["metric", "test_set", "model"])["value"].sort_index()
     found = []
@@ -97,8 +124,7 @@ def contrasts(study, rows, pairs):
         of_models = of_models.droplevel([0, 1])
         both = pairs[pairs["first"].isin(of_models.index) & pairs["second"].isin(of_models.index)]
         for comparison, part in both.groupby("comparison", sort=False):
-            difference = of_models[part["first"]].to_numpy() - of_models[part["second"]].to_numpy()
-            interval = mean_interval(difference, level=study.parameters.ci_level)
+            interval = mean_interval(independent_differences(of_models, part), level=study.parameters.ci_level)
             interval = interval._replace(kind="student t over pairs")
             found.append(row(comparison, test_set, "matched pairs", f"{metric}_difference", interval))
     return study.table(found)
