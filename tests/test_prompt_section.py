@@ -204,7 +204,7 @@ def test_grid_holds_every_objective_of_every_model_and_set(clips):
             error = expected_calibration_error(*confidence_and_correct(scaled[~fit], labels[~fit]))
         except ClipsafeError:  # a random model may be wrong more often than by chance
             error = np.nan
-        assert of["whole", "ece_scaled"] == pytest.approx(error, abs=1e-3, nan_ok=True)
+        assert of.get(("whole", "ece_scaled"), np.nan) == pytest.approx(error, abs=1e-3, nan_ok=True)
         part = cosines(study, model, "part", templates)[:, [0, 2]] * scale
         correct = part.argmax(axis=1) == study.unit(model, "part").labels
         assert of["part", "accuracy"] == correct.mean()
