@@ -261,8 +261,8 @@ present.results(study, differences, "calibration_contrasts")
 # The same recipes trained with other seeds:
 
 # %%
-errors = calibration[calibration["metric"].isin(["ece", "ece_scaled", "nll", "nll_scaled"])]
-present.results(study, sections.seed_means(study, errors), "calibration_over_seeds")
+over_seeds = sections.seed_means(study, calibration[calibration["metric"].isin([*errors, "nll", "nll_scaled"])])
+present.results(study, over_seeds, "calibration_over_seeds")
 
 # %% [markdown]
 # ## Reliability
