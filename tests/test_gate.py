@@ -14,6 +14,7 @@ from clipsafe_utils.datasets import imagenet_wnids, known_image_sets
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.models import load_model
 from clipsafe_utils.params import Parameters, load_parameters
+from clipsafe_utils.present import whole_suite
 from clipsafe_utils.published import read_imagenet_testbed, read_timm_results
 from clipsafe_utils.study import Study
 
@@ -198,8 +199,8 @@ def test_what_was_measured_is_not_measured_again(made, heads, tmp_path, monkeypa
 def test_the_overview_names_who_is_out(made, heads, tmp_path, monkeypatch):
     study = build(made, tmp_path)
     told = []
-    monkeypatch.setattr(present, "display", lambda thing: told.append(getattr(thing, "data", "")))
-    monkeypatch.setattr(present, "table", lambda frame, digits: told.append(frame))
+    monkeypatch.setattr(whole_suite, "display", lambda thing: told.append(getattr(thing, "data", "")))
+    monkeypatch.setattr(whole_suite, "table", lambda frame, digits: told.append(frame))
     present.golden_numbers(study)
     assert told.pop() == (
         "No accuracy was compared with a published one: a published number holds for the whole ImageNet validation "

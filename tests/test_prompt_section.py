@@ -21,6 +21,7 @@ from clipsafe_utils.decomposition import on_front, variance_components, variance
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.metrics import confidence_and_correct, expected_calibration_error, fit_temperature
 from clipsafe_utils.params import load_parameters
+from clipsafe_utils.present import prompt_sentences
 from clipsafe_utils.statistics import split_mask
 from clipsafe_utils.study import Study
 from clipsafe_utils.table import tidy
@@ -366,7 +367,7 @@ def test_one_model_and_none_are_said_and_not_judged(tmp_path, monkeypatch):
 def shown(monkeypatch, show):
     """What is displayed as text."""
     said = []
-    monkeypatch.setattr(present, "display", lambda thing: said.append(thing.data))
+    monkeypatch.setattr(prompt_sentences, "display", lambda thing: said.append(thing.data))
     show()
     return "\n".join(said)
 

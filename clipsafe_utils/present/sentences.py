@@ -1,0 +1,202 @@
+"""Findings as sentences: computed from intervals, with a branch for what cannot be told."""
+
+from IPython.display import Markdown, display
+
+from clipsafe_utils import plots
+from clipsafe_utils.present.basics import group_label
+
+
+def findings(means, *, group, above, below, unit="percentage points"):
+    """Say in sentences on which test sets a group's mean differs from zero, and on which it cannot be told.
+
+    Parameters
+    ----------
+    means : DataFrame
+        From `group_means`.
+    group : str
+    above, below : str
+        What a mean above and below zero says, for example "more robust than the baseline line".
+    """
+    part = means[(means["group"] == group) & means["low"].notna()]
+    if part.empty:
+        return
+    n = part["n_models"].max()
+    intro = f"**{group_label(group)}** ({n} models; mean in {unit}, interval over models):"
+    part = part.rename(columns={"mean": "value", "low": "ci_low", "high": "ci_high"})
+    scale = 100 if unit == "percentage points" else 1
+    display(Markdown("\n".join([intro, "", *sign_bullets(part, scale, above, below)])))
+
+
+def group_findings(means, metric, *, above, below, unit="percentage points"):
+    """Say `findings` of every group of three models or more; rows from `sections.means_by_group`."""
+    names = {"model": "group", "value": "mean", "ci_low": "low", "ci_high": "high", "n": "n_models"}
+    part = means[means["metric"].eq(metric) & means["n"].gt(2)].rename(columns=names)
+    for style in plots.GROUP_STYLE.values():
+        findings(part, group=style.label, above=above, below=below, unit=unit)
+
+
+def contrasts(rows, *, above, below):
+    """Say in sentences where a comparison of matched pairs differs from zero, and where it cannot be told.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Tidy, from `sections.contrasts`.
+    above, below : str
+        What a difference above and below zero says.
+    """
+    for (comparison, metric), part in rows.groupby(["model", "metric"], sort=False):
+        style = plots.metric_style(metric.removesuffix("_difference"))
+        scale = 100 if style.percent else 1
+        unit = "percentage points" if style.percent else "absolute"
+        pairs = " to ".join(map(str, dict.fromkeys((part["n"].min(), part["n"].max()))))
+        if part["ci_low"].isna().all():
+            display(Markdown(f"**{comparison}**: {style.label.lower()}: a single pair says nothing about others."))
+            continue
+        intro = f"**{comparison}**: {style.label.lower()} (mean over {pairs} pairs, {unit}):"
+        display(Markdown("\n".join([intro, "", *sign_bullets(part, scale, above, below)])))
+
+
+def strata(rows, *, above, below):
+    """Say of each stratum of models in a line where its mean differs from zero.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Tidy, from `sections.stratum_means`.
+    above, below : str
+        What a mean above and below zero says.
+    """
+    lines = []
+    for stratum, part in rows.groupby("model", sort=False):
+        said = []
+        for text, chosen in ((above, part[part["ci_low"] > 0]), (below, part[part["ci_high"] < 0])):
+            numbers = zip(chosen["test_set"].str.rsplit("/").str[-1], 100 * chosen["value"], strict=True)
+            said += [f"{text}: {', '.join(f'{name} ({value:+.1f})' for name, value in numbers)}"] if len(chosen) else []
+            part = part.drop(chosen.index)
+        said += [f"not distinguishable from zero: {len(part)} of {rows['test_set'].nunique()}"]
+        lines.append(f"- **{stratum}** ({rows.loc[rows['model'] == stratum, 'n'].max()} models): {'; '.join(said)}")
+    if lines:
+        display(Markdown("\n".join(["Means in percentage points:", "", *lines])))
+
+
+def correlations(rows, *, what, above, below):
+    """Say on which test sets a correlation over models differs from zero, and on which it cannot be told.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Tidy, metric "pearson"; `model` holds what the correlation is over.
+    what : str
+        What goes with what.
+    above, below : str
+        What a positive and a negative correlation says.
+    """
+    for over, part in rows[rows["metric"] == "pearson"].groupby("model", sort=False):
+        intro = f"**{what}, {over}** (Pearson's correlation, {part['n'].max()} models):"
+        display(Markdown("\n".join([intro, "", *sign_bullets(part, 1, above, below)])))
+
+
+def shrinkage(shrunken, models):
+    """Say on which test sets the spread over the models of a group is mostly the sampling of images.
+
+    Parameters
+    ----------
+    shrunken : DataFrame
+        From `sections.shrunken`.
+    models : DataFrame
+        Facts about the models, see `Study.models`.
+    """
+    kept = shrunken[shrunken["metric"] == "share_kept"]
+    kept = kept.assign(group=kept["model"].map(models["group"]), factor=kept["test_set"].str.rsplit("/").str[-1])
+    for group, part in kept.groupby("group"):
+        means = part.groupby("factor")["value"].mean().sort_values()
+        mostly = ", ".join(f"{name} ({share:.0%})" for name, share in means[means < 0.5].items())
+        text = (
+            f"more than half of the spread over models is sampling of images on {mostly}"
+            if mostly
+            else ("less than half of the spread over models is sampling of images, on every factor")
+        )
+        best = f"most is kept on {means.index[-1]} ({means.iloc[-1]:.0%})"
+        counted = f"{part['model'].nunique()} models; in brackets the share kept"
+        display(Markdown(f"**{group_label(group)}** ({counted}): {text}; {best}."))
+
+
+def shape_by_category(means):
+    """Say for each group in how many categories shape decides, in how many texture, and where it cannot be told.
+
+    Parameters
+    ----------
+    means : DataFrame
+        From `sections.category_means`.
+    """
+    bias = means[(means["metric"] == "category_shape_bias_over_models") & means["ci_low"].notna()]
+    for group, part in bias.groupby("model", sort=False):
+        ends = part.set_index("test_set")["value"].sort_values()
+        first, last = (name.rpartition("/")[2] for name in (ends.index[0], ends.index[-1]))
+        intro = (
+            f"**{group_label(group)}** ({part['n'].max()} models): shape bias by category lies between "
+            f"{ends.iloc[0]:.2f} ({first}) and {ends.iloc[-1]:.2f} ({last})."
+        )
+        counts = {
+            "shape decides": (part["ci_low"] > 0.5).sum(),
+            "texture decides": (part["ci_high"] < 0.5).sum(),
+            "not distinguishable from 0.5": ((part["ci_low"] <= 0.5) & (part["ci_high"] >= 0.5)).sum(),
+        }
+        listed = [f"- {text}: {count} of {len(part)} categories" for text, count in counts.items()]
+        display(Markdown("\n".join([intro, "", *listed])))
+
+
+def simpson(verdicts):
+    """Say on which test sets accuracy and detection go together over all models, within training sources, or both.
+
+    Parameters
+    ----------
+    verdicts : DataFrame
+        From `sections.simpson`.
+    """
+    lines = []
+    for verdict, part in verdicts.groupby("verdict", sort=False):
+        numbers = part[["test_set", "overall", "within"]].itertuples(index=False)
+        listed = ", ".join(f"{name} ({overall:+.2f}, within {within:+.2f})" for name, overall, within in numbers)
+        lines.append(f"- {verdict}: {len(part)} of {len(verdicts)}: {listed}")
+    if lines:
+        intro = "Pearson correlation **over all models, and within training sources**: distinguishable from zero"
+        display(Markdown("\n".join([intro, "", *lines])))
+
+
+def best_scores(best, main):
+    """Say which OOD score is best for each group, and where it cannot be told from the main one.
+
+    Parameters
+    ----------
+    best : DataFrame
+        From `sections.best_scores`.
+    main : str
+    """
+    for group, part in best.groupby("group", sort=False):
+        clear = part[part["low"] > 0]
+        listed = [
+            f"- {one.test_set}: {one.score} ({100 * one.gain:+.1f}, {100 * one.low:.1f} to {100 * one.high:.1f})"
+            for one in clear.itertuples()
+        ]
+        rest = [*part.loc[~(part["low"] > 0), "test_set"]]
+        listed += [f"- none is distinguishable from {main}, or better: {', '.join(rest)}"] if rest else []
+        intro = f"**{group}** ({part['n'].max():,} models): best score by OOD set, and its gain over {main} in points"
+        display(Markdown("\n".join([f"{intro}:", "", *listed])))
+
+
+def sign_bullets(rows, scale, above, below, digits=None):
+    """Bullets: where intervals lie above zero, below it, or hold it."""
+    rows, digits = rows.dropna(subset=["ci_low"]), digits or (1 if scale == 100 else 2)
+    for text, chosen in (
+        (above, rows[rows["ci_low"] > 0]),
+        (below, rows[rows["ci_high"] < 0]),
+        ("not distinguishable from zero", rows[(rows["ci_low"] <= 0) & (rows["ci_high"] >= 0)]),
+    ):
+        numbers = (scale * chosen[["value", "ci_low", "ci_high"]]).itertuples(index=False)
+        named = zip(chosen["test_set"].str.rsplit("/", n=1).str[-1], numbers, strict=True)
+        listed = ", ".join(
+            f"{name} ({v:+.{digits}f}, {low:.{digits}f} to {high:.{digits}f})" for name, (v, low, high) in named
+        )
+        yield f"- {text}: {len(chosen)} of {len(rows)}{': ' + listed if listed else ''}"
