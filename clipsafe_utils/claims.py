@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from clipsafe_utils.metrics.calibration import check_level
+from clipsafe_utils.metrics.calibration import check_level, wilson_bounds
 from clipsafe_utils.params import STUDY_FACTORS
 from clipsafe_utils.sections.comparisons import (
     fine_tuning_pairs,
@@ -127,7 +127,9 @@ class Facts:
         if rows.empty:
             return 0.0
         accuracy = self.rows("accuracy").drop_duplicates(["model", "test_set"]).set_index(["model", "test_set"])
-        own = _errors(accuracy).reindex(pd.MultiIndex.from_frame(rows[["model", "test_set"]])).fillna(0).to_numpy()
+        low, high = wilson_bounds(accuracy["value"].to_numpy(), accuracy["n"].to_numpy(float), 0.95)
+        errors = _errors(accuracy).fillna(pd.Series((high - low) / (2 * stats.norm.ppf(0.975)), accuracy.index))
+        own = errors.reindex(pd.MultiIndex.from_frame(rows[["model", "test_set"]])).fillna(0).to_numpy()
         shared = np.sqrt(np.maximum(_errors(rows) ** 2 - own**2, 0))
         return float(shared.groupby(rows["test_set"]).median().mean())
 
@@ -168,7 +170,7 @@ class Facts:
 
     def _evidence(self, effect, error, degrees, direction, n_models, images, note=""):
         if not np.isfinite(error):
-            return "these numbers come without an interval, and there are fewer than three models"
+            return "these numbers come without an interval"
         half = stats.t.ppf((1 + self.level) / 2, degrees) * error
         p = 2 * stats.t.sf(abs(effect) / error, degrees) if error > 0 else float(effect == 0)
         agrees = direction == 0 or np.sign(effect) == direction
@@ -350,8 +352,10 @@ def _scaling_transfers(facts):
 
 def _own_trend(facts):
     """After scaling, zero-shot CLIP against standard models at equal accuracy: the group term of a regression."""
-    shifted = {"test_sets": lambda name: name != facts.id_set}
-    ece, accuracy = (facts.per_model(facts.rows(metric, **shifted)) for metric in ("ece_scaled", "accuracy"))
+    scaled = facts.rows("ece_scaled", test_sets=lambda name: name != facts.id_set)
+    judged = pd.MultiIndex.from_frame(scaled[["model", "test_set"]])
+    rows = facts.rows("accuracy").set_index(["model", "test_set"])
+    ece, accuracy = facts.per_model(scaled), facts.per_model(rows[rows.index.isin(judged)].reset_index())
     both = ece.join(accuracy["value"].rename("accuracy"), how="inner")
     group = facts.models["group"].reindex(both.index)
     both, group = both[group.isin(["zero_shot_clip", "standard"])], group[group.isin(["zero_shot_clip", "standard"])]

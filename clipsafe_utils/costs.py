@@ -169,11 +169,11 @@ def decoding_rate(images, transform, clock=time.perf_counter):
 
     With ``clock=time.process_time``, what the machine does beside does not count, nor does waiting for a disk.
     """
-    n = min(DECODED, len(images))
-    started = clock()
-    with contextlib.suppress(OSError, SyntaxError, ValueError):  # what Pillow raises for broken files
-        for i in range(n):
+    n, started = 0, clock()
+    for i in range(min(DECODED, len(images))):
+        with contextlib.suppress(OSError, SyntaxError, ValueError):  # what Pillow raises for broken files
             transform(images.image(i))
+            n += 1
     return n / (clock() - started)
 
 

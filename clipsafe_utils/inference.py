@@ -25,6 +25,9 @@ from clipsafe_utils.store import ANSWERS
 PROTOCOL = 1
 """Version of what a unit means; raise it when the same inputs would give other numbers."""
 
+_SMALL = 5_000_000
+"""Parameters below which a network leaves most of a second core idle."""
+
 _CACHED = 16 * 3 * 224 * 224
 """Pixel values that a CPU takes at once: what networks make of more than 16 usual images leaves its caches."""
 
@@ -249,12 +252,14 @@ def _stream(images, tasks, writers, batch_size, workers, bar):
 
 @contextlib.contextmanager
 def _side_by_side(models):
-    """A `map` in which the models of a pass share a CPU's cores, and how many run at the same time.
+    """A `map` in which small networks of a pass share a CPU's cores, and how many run at the same time.
 
-    A core with a model of its own does more than several that share each of its layers: small networks gain a third.
+    A core with a small network of its own does a third more than several that share each of its layers. Large ones
+    keep all cores busy, and the smaller would wait for the largest.
     """
     cores = torch.get_num_threads()
-    n_threads = min(cores, len(models)) if models[0].device.type == "cpu" else 1
+    small = all(sum(p.numel() for p in model.network.parameters()) < _SMALL for model in models)
+    n_threads = min(cores, len(models)) if small and models[0].device.type == "cpu" else 1
     if n_threads == 1:
         yield map, 1
         return

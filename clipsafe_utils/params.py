@@ -92,7 +92,7 @@ class PromptParameters(_Group):
     """A prompt set with class names of its own."""
 
     templates: str | list[str] = Field(..., description="name of a prompt set, or templates with {}")
-    class_names: ClassNames = Field("openai", description="class names, as in the parameter of that name")
+    class_names: ClassNames | None = Field(None, description="class names; default: those of the suite")
 
 
 class NodeParameters(_Group):
@@ -310,7 +310,8 @@ class Parameters(_Strict):
     @property
     def prompt_names(self):
         """Name of each prompt set -> its list of class names."""
-        return {name: getattr(given, "class_names", self.class_names) for name, given in self._named_prompts.items()}
+        own = {name: getattr(given, "class_names", None) for name, given in self._named_prompts.items()}
+        return {name: names or self.class_names for name, names in own.items()}
 
     @property
     def _named_prompts(self):
@@ -329,7 +330,7 @@ def _check_own_prompts(name, given):
         templates = given.get("templates")
         if stray := sorted(given.keys() - PromptParameters.model_fields.keys()):
             raise unknown(f"key of prompt set {name!r}", stray[0], PromptParameters.model_fields)
-        if (names := given.get("class_names", "openai")) not in get_args(ClassNames):
+        if (names := given.get("class_names")) is not None and names not in get_args(ClassNames):
             raise unknown("class-name list", names, get_args(ClassNames))
         if isinstance(templates, str) and templates not in PROMPT_SETS:
             raise unknown("prompt set", templates, PROMPT_SETS)

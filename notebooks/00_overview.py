@@ -112,7 +112,8 @@ present.overview(study, whole_suite=True)
 # %% [markdown]
 # ## Results by section
 #
-# Every number of the suite is a row of one table; the sections wrote them. Counted here by section and metric.
+# The main numbers of all sections are rows of one table, counted here by section and metric; what the sections derive
+# from them is in tables of its own, under "Tables and figures".
 
 # %%
 results = present.all_results(study)

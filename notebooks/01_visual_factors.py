@@ -263,7 +263,7 @@ for baseline, name in ((baseline_group, "effective_robustness_factors"), ("rest"
 # say how much of the spread is more than that, and each model is drawn towards its group's mean by the rest (empirical
 # Bayes, Morris 1983, on the scale of the line; groups of four models and more). Models mostly fail on the same images:
 # what these images do to all is no spread. Published counts do not tell, and models then count as judged on images of
-# their own, which draws too far. Factors with fewer than 100 images carry a mark, here and in the tables.
+# their own, which draws too far. Factors with fewer than 100 images carry a mark, here and in wide tables.
 
 # %%
 robustness, (lines, axes) = robustness_of[baseline_group], lines_of[baseline_group]
@@ -529,8 +529,9 @@ present.results(study, explained, "shape_and_robustness")
 # %% [markdown]
 # ## Limits
 #
-# Effective robustness depends on the baseline models and the scale of the axes. Intervals cover the sampling of
-# images and of baseline models, not the choice of either. Factor annotations are one person's judgement an image.
+# Effective robustness depends on the baseline models and the scale of the axes. Intervals of single models
+# cover the sampling of images and of baseline models; those of groups, strata and pairs cover models, for the images at
+# hand. Neither covers the choice of images or models. Factor annotations are one person's judgement an image.
 # Groups differ in size, data and architecture at once: a difference between groups is no effect of one of them. Seeds
 # of one recipe count as models of their own. Each interval stands for itself: of twenty, one errs.
 #

@@ -164,9 +164,9 @@ present.results(study, effects, "prompt_effects")
 # %% [markdown]
 # ## On average over models, and by training source
 #
-# The same differences as means over models, with intervals over models: what to expect of the next model of the kind.
-# ECE after scaling is of the images that no temperature was fitted on; AUROC is the mean over the OOD sets, for the
-# main score and for MCM, which takes plain cosines and is made for prompts.
+# The same differences as means over models, with intervals over models: what to expect of models of the kind on
+# average. ECE after scaling is of the images that no temperature was fitted on; AUROC is the mean over the OOD sets,
+# for the main score and for MCM, which takes plain cosines and is made for prompts.
 
 # %%
 grid = sections.prompt_grid(study, effects)

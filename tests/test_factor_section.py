@@ -217,7 +217,7 @@ def test_published_factors_on_request(published_dir, tmp_path, which):
 def test_a_set_with_ten_factors_gives_these_and_names_the_others():
     unit = SimpleNamespace(images=pd.DataFrame({factor: [True, False] for factor in FACTORS}))
     study = SimpleNamespace(parameters=SimpleNamespace(factors=[*ALL_FACTORS]), missing={})
-    prefix, annotated, shows = sections.factors._factors(study, "mine", unit)
+    prefix, annotated, shows = sections.factors.shown_factors(study, "mine", unit)
     assert (prefix, annotated.all(), set(shows)) == ("mine", True, set(FACTORS))
     assert study.missing["some visual factors"].startswith("mine has no column darker, object_blocking")
 

@@ -51,9 +51,10 @@ def contrasts(rows, *, above, below):
         unit = "percentage points" if style.percent else "absolute"
         pairs = " to ".join(map(str, dict.fromkeys((part["n"].min(), part["n"].max()))))
         if part["ci_low"].isna().all():
-            display(Markdown(f"**{comparison}**: {style.label.lower()}: a single pair says nothing about others."))
+            text = "a single pair, or pairs that all share a model, say nothing about others."
+            display(Markdown(f"**{comparison}**: {style.label.lower()}: {text}"))
             continue
-        intro = f"**{comparison}**: {style.label.lower()} (mean over {pairs} pairs, {unit}):"
+        intro = f"**{comparison}**: {style.label.lower()} (mean over {pairs} pairs without a model in common, {unit}):"
         display(Markdown("\n".join([intro, "", *sign_bullets(part, scale, above, below)])))
 
 
@@ -103,23 +104,20 @@ def shrinkage(shrunken, models):
     Parameters
     ----------
     shrunken : DataFrame
-        From `sections.shrunken`.
+        From `sections.shrunken`; nothing is said of errors that are those of counts, which overstate the sampling.
     models : DataFrame
         Facts about the models, see `Study.models`.
     """
-    kept = shrunken[shrunken["metric"] == "share_kept"]
+    kept = shrunken[(shrunken["metric"] == "share_kept") & shrunken["protocol"].str.contains("shared images")]
     kept = kept.assign(group=kept["model"].map(models["group"]), factor=kept["test_set"].str.rsplit("/").str[-1])
     for group, part in kept.groupby("group"):
-        means = part.groupby("factor")["value"].mean().sort_values()
-        mostly = ", ".join(f"{name} ({share:.0%})" for name, share in means[means < 0.5].items())
-        text = (
-            f"more than half of the spread over models is sampling of images on {mostly}"
-            if mostly
-            else ("less than half of the spread over models is sampling of images, on every factor")
-        )
-        best = f"most is kept on {means.index[-1]} ({means.iloc[-1]:.0%})"
-        counted = f"{part['model'].nunique()} models; in brackets the share kept"
-        display(Markdown(f"**{group_label(group)}** ({counted}): {text}; {best}."))
+        means, n = part.groupby("factor")["value"].mean(), part["model"].nunique()
+        sampling = ((1 - means) * (n - 1) / (n - 3)).clip(0, 1).sort_values(ascending=False)  # undo Morris' factor
+        mostly = ", ".join(f"{name} ({share:.0%})" for name, share in sampling[sampling > 0.5].items())
+        text = f"more than half of it on {mostly}" if mostly else "less than half of it on every factor"
+        least = f"least on {sampling.index[-1]} ({sampling.iloc[-1]:.0%})"
+        intro = f"**{group_label(group)}** ({n} models), share of the spread over models that is sampling of images"
+        display(Markdown(f"{intro}: {text}; {least}."))
 
 
 def shape_by_category(means):

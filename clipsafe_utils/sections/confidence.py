@@ -13,9 +13,9 @@ from clipsafe_utils.metrics import (
 )
 from clipsafe_utils.published import read_imagenet_x_predictions
 from clipsafe_utils.sections.calibration import SUFFIXES, fitted_temperature, scored_images
-from clipsafe_utils.sections.factors import _factors
+from clipsafe_utils.sections.factors import shown_factors
 from clipsafe_utils.sections.ood import NO_OOD_SETS
-from clipsafe_utils.sections.rows import WITH_IMAGES, row
+from clipsafe_utils.sections.rows import WITH_IMAGES, over_models, row
 from clipsafe_utils.statistics import Interval, mean_interval
 from clipsafe_utils.zoo import GROUPS
 
@@ -45,9 +45,7 @@ def risk_coverage_means(study, test_sets):
         curves.setdefault((group, name), []).append(curve.risk[at])
     for (group, name), risks in curves.items():
         for coverage, values in zip(COVERAGES, np.transpose(risks), strict=True):
-            interval = mean_interval(values, level=study.parameters.ci_level)._replace(kind="student t over models")
-            if len(values) < 3:
-                interval = interval._replace(low=np.nan, high=np.nan)
+            interval = over_models(values, study.parameters.ci_level)
             rows.append(row(GROUPS.get(group, group), name, f"coverage {coverage:.2f}", "risk", interval))
     return study.table(rows)
 
@@ -161,7 +159,7 @@ def _with_factors(study):
     names = study.named(p.id_set, name)
     for model in study.evaluate(*dict.fromkeys(names)) if {p.id_set, name} <= {*names} else []:
         unit = study.unit(model, name)
-        prefix, annotated, shows = _factors(study, name, unit)
+        prefix, annotated, shows = shown_factors(study, name, unit)
         if not annotated.any():
             break
         temperature, unseen = fitted_temperature(study, model)

@@ -29,7 +29,7 @@ def visual_factors(study):
     name, rows = p.factor_set or p.id_set, []
     for model in study.evaluate(*study.named(name)) if study.named(name) else []:
         unit = study.unit(model, name)
-        prefix, annotated, shows = _factors(study, name, unit)
+        prefix, annotated, shows = shown_factors(study, name, unit)
         if not annotated.any():
             break
         correct = study.ask(is_correct, model, name)[annotated]
@@ -43,7 +43,7 @@ def visual_factors(study):
     return study.table(rows)
 
 
-def _factors(study, name, unit):
+def shown_factors(study, name, unit):
     """Prefix of test sets, which images are annotated, and one flag a factor for those."""
     p = study.parameters
     if own := [factor for factor in p.factors if factor in unit.images]:
@@ -145,7 +145,7 @@ def _answers(study):
     for model in study.evaluate(*study.named(name)) if study.named(name) else []:
         unit = study.unit(model, name)
         if seen is None:
-            seen, (_, annotated, shows) = list(unit.images["image_id"]), _factors(study, name, unit)
+            seen, (_, annotated, shows) = list(unit.images["image_id"]), shown_factors(study, name, unit)
         if list(unit.images["image_id"]) != seen:
             return None
         correct[model] = study.ask(is_correct, model, name)[annotated]

@@ -9,11 +9,10 @@ from clipsafe_utils.intervals import ece_difference_interval, ece_interval, pair
 from clipsafe_utils.metrics import auroc, confidence_and_correct, expected_calibration_error, fit_temperature, ood_score
 from clipsafe_utils.prompts import described_sets, duplicated_names, prompt_tokens
 from clipsafe_utils.sections.ood import main_score, ood_scores
-from clipsafe_utils.sections.rows import WITH_IMAGES, row
+from clipsafe_utils.sections.rows import WITH_IMAGES, over_models, row
 from clipsafe_utils.statistics import (
     auroc_difference_interval,
     auroc_interval,
-    mean_interval,
     split_mask,
     wilson_interval,
 )
@@ -115,6 +114,8 @@ def prompt_grid(study, effects=None):
         for prompts in study.prompt_sets:
             protocol = study.protocol(model, prompts)
             for name in shifted:
+                if "anchor" in study.unit(model, name).images:
+                    continue  # a video's frames are judged by their anchor, with several right labels each
                 confidence, correct = study.ask(confidence_and_correct, model, name, prompts=prompts)
                 error = expected_calibration_error(confidence, correct, n_bins=p.n_bins)
                 rows.append(row(model, name, protocol, "accuracy", (correct.mean(), len(correct))))
@@ -210,14 +211,9 @@ def mean_effects(study, objectives):
             for prompts in [prompts for prompts in study.prompt_sets if prompts in change]:
                 own = change[prompts].reindex(models).dropna()
                 if len(own):
-                    interval = _over_models(own, study.parameters.ci_level)
+                    interval = over_models(own, study.parameters.ci_level)
                     rows.append(row(name, prompts, "paired by model", f"{objective}_difference", interval))
     return study.table(rows)
-
-
-def _over_models(values, level):
-    interval = mean_interval(values.to_numpy(), level=level)._replace(kind="student t over models")
-    return interval if len(values) >= 3 else interval._replace(low=np.nan, high=np.nan)
 
 
 def variance_decomposition(study, grid):
@@ -268,7 +264,7 @@ def prompt_front(study, objectives):
     front = pd.DataFrame({"prompts": list(study.prompt_sets)})
     for objective, table in zip(known, tables, strict=True):
         main, changes = table[study.main_prompts], table.sub(table[study.main_prompts], axis=0)
-        limits = [_over_models(changes[prompts], p.ci_level)[1:3] for prompts in table]
+        limits = [over_models(changes[prompts], p.ci_level)[1:3] for prompts in table]
         front[objective] = table.mean().to_numpy()
         for end, values in zip(("low", "high"), zip(*limits, strict=True), strict=True):
             front[f"{objective}_{end}"] = np.where(table.columns == study.main_prompts, np.nan, main.mean() + values)
@@ -300,7 +296,7 @@ def choice_costs(study, objectives):
         for costs in [key for key in known if key != chosen_by]:
             values = scores[costs].to_numpy()
             cost = values[np.arange(n), others[costs]] - values[np.arange(n), others[chosen_by]]
-            value, low, high, *_ = _over_models(pd.Series(cost), study.parameters.ci_level)
+            value, low, high, *_ = over_models(cost, study.parameters.ci_level)
             best = {key: scores[key].mean().idxmax() for key in (chosen_by, costs)}
             rows.append((chosen_by, costs, best[chosen_by], best[costs], value, low, high, n))
     return pd.DataFrame(rows, columns=["chosen_by", "costs", "chosen", "rival", "cost", "low", "high", "n_models"])

@@ -19,6 +19,8 @@ def row(model, test_set, protocol, metric, interval):
     if len(interval) == 2:
         return result | {"value": interval[0], "n": interval[1]}
     value, low, high, kind, level, n = interval
+    if np.isnan(low) and np.isnan(high):
+        return result | {"value": value, "n": n}
     return result | {"value": value, "n": n, "ci_low": low, "ci_high": high, "ci_kind": kind, "ci_level": level}
 
 
@@ -55,6 +57,12 @@ def is_correct(logits, labels):
     return np.argmax(logits, axis=1) == labels
 
 
+def over_models(values, level):
+    """Mean over models with Student's interval; limits are NaN below three models."""
+    interval = mean_interval(np.asarray(values), level=level)._replace(kind="student t over models")
+    return interval if len(values) >= 3 else interval._replace(low=np.nan, high=np.nan)
+
+
 def group_means(study, rows, accuracies=None, lines=None, axes=None, groups=None):
     """Mean over the models of a group, one row a group and test set, with Student's interval over models.
 
@@ -78,9 +86,7 @@ def group_means(study, rows, accuracies=None, lines=None, axes=None, groups=None
     found = []
     for (group, test_set), part in rows.groupby(["group", "test_set"]):
         values = part["value"].to_numpy()
-        mean, low, high = (
-            mean_interval(values, level=level)[:3] if len(values) >= 3 else (values.mean(), np.nan, np.nan)
-        )
+        mean, low, high = over_models(values, level)[:3]
         if lines:
             of_group = accuracies["test_set"].eq(axes[test_set]) & accuracies["metric"].eq("accuracy")
             x = accuracies.loc[of_group & accuracies["model"].isin(part["model"]), "value"].mean()

@@ -1,5 +1,7 @@
 """Where a temperature comes from: another test set than it is used on, and few images."""
 
+import zlib
+
 import numpy as np
 
 from clipsafe_utils.errors import ClipsafeError
@@ -10,7 +12,7 @@ from clipsafe_utils.metrics import (
     negative_log_likelihood,
 )
 from clipsafe_utils.sections.calibration import split, temperature_of_half
-from clipsafe_utils.sections.rows import WITH_IMAGES, row
+from clipsafe_utils.sections.rows import WITH_IMAGES, over_models, row
 from clipsafe_utils.statistics import mean_interval, split_mask
 
 NO_SHIFT = (
@@ -39,8 +41,15 @@ def temperature_transfer(study):
         study.missing["transfer of temperatures"] = WITH_IMAGES if study.is_published else NO_SHIFT
         return study.table(rows)
     for model in study.evaluate(*names):
+        # Frames of one video would come to lie on both sides of a cut.
+        names = [name for name in names if "anchor" not in study.unit(model, name).images]
         fits = {name: float(study.ask(temperature_of_half, model, name, **split(study))[0]) for name in names}
-        fits = {name: temperature for name, temperature in fits.items() if np.isfinite(temperature)}
+        if without := [name for name, temperature in fits.items() if not np.isfinite(temperature)]:
+            study.missing[f"temperatures of {model} elsewhere"] = (
+                f"none is best on {', '.join(without)}, so the model is left out of the matrix, whose cells are means "
+                "over the same models."
+            )
+            continue
         for name in names:
             correct, confidences, nlls = study.ask(_at, model, name, temperatures=[*fits.values()], **split(study))
             for source, confidence, nll in zip(fits, confidences, nlls, strict=True):
@@ -77,8 +86,7 @@ def transfer_means(study, transfer):
     """
     found, source = [], transfer["protocol"].str.replace(r"^.*(?=temperature of )", "", regex=True)
     for (metric, test_set, protocol), part in transfer.groupby(["metric", "test_set", source]):
-        interval = mean_interval(part["value"].to_numpy(), level=study.parameters.ci_level)
-        interval = interval._replace(kind="student t over models")
+        interval = over_models(part["value"].to_numpy(), study.parameters.ci_level)
         found.append(row("all models", test_set, protocol, metric, interval))
     return study.table(found)
 
@@ -119,7 +127,8 @@ def temperature_sizes(study):
         study.missing["images that a temperature needs"] = WITH_IMAGES
         return study.table(rows)
     for model in study.evaluate(*names):
-        sizes, *nlls = study.ask(_fewer, model, p.id_set, sizes=SIZES, repeats=REPEATS, **split(study))
+        draw = zlib.crc32(model.encode())  # each model draws its own subsets, so that models are independent
+        sizes, *nlls = study.ask(_fewer, model, p.id_set, sizes=SIZES, repeats=REPEATS, draw=draw, **split(study))
         plain, whole, few = nlls
         if not np.isfinite(whole):
             continue
@@ -139,7 +148,7 @@ def temperature_sizes(study):
     return study.table(rows)
 
 
-def _fewer(logits, labels, sizes, repeats, fraction, seed):
+def _fewer(logits, labels, sizes, repeats, draw, fraction, seed):
     """Sizes (s,), and held-out NLL: without scaling, scaled on the whole share, scaled on subsets (s, repeats)."""
     fit = split_mask(labels, fraction, seed=seed)
     held_out, own, own_labels = (logits[~fit], labels[~fit]), logits[fit], labels[fit]
@@ -154,5 +163,5 @@ def _fewer(logits, labels, sizes, repeats, fraction, seed):
 
     few = np.empty((len(sizes), repeats))
     for (i, size), k in ((one, k) for one in enumerate(sizes) for k in range(repeats)):
-        few[i, k] = nll(np.random.default_rng([seed, size, k]).choice(len(own), size, replace=False))
+        few[i, k] = nll(np.random.default_rng([seed, draw, size, k]).choice(len(own), size, replace=False))
     return sizes, np.array(negative_log_likelihood(*held_out)), np.array(nll(slice(None))), few
