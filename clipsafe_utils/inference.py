@@ -250,6 +250,10 @@ def _stream(images, tasks, writers, batch_size, workers, bar):
     return kept, unreadable, seconds / n_threads
 
 
+def _is_small(network):
+    return isinstance(network, torch.nn.Module) and sum(p.numel() for p in network.parameters()) < _SMALL
+
+
 @contextlib.contextmanager
 def _side_by_side(models):
     """A `map` in which small networks of a pass share a CPU's cores, and how many run at the same time.
@@ -258,8 +262,8 @@ def _side_by_side(models):
     keep all cores busy, and the smaller would wait for the largest.
     """
     cores = torch.get_num_threads()
-    small = all(sum(p.numel() for p in model.network.parameters()) < _SMALL for model in models)
-    n_threads = min(cores, len(models)) if small and models[0].device.type == "cpu" else 1
+    small = models[0].device.type == "cpu" and all(_is_small(model.network) for model in models)
+    n_threads = min(cores, len(models)) if small else 1
     if n_threads == 1:
         yield map, 1
         return
