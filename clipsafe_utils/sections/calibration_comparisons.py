@@ -85,7 +85,7 @@ def accuracy_trend(study, table):
         As from `means_by_group`, metric "ece_scaled_beyond": scaled ECE beyond the line of the baseline group, over the
         models whose accuracy lies within that of the baseline's; the interval holds the error of the line.
     """
-    scaled = table[table["metric"] == "ece_scaled"]
+    scaled, baseline = table[table["metric"] == "ece_scaled"], study.parameters.baseline_group
     if scaled["model"].nunique() < 3:
         study.missing["calibration against accuracy"] = "a trend needs three models or more with a temperature."
         return study.table([]), {}, study.table([])
@@ -94,7 +94,7 @@ def accuracy_trend(study, table):
     rows = study.table([*_records(accuracy), *_records(scaled)])
     wide = rows.pivot_table(index=["model", "test_set"], columns="metric", values="value").reset_index()
     wide["group"] = wide["model"].map(study.models["group"])
-    lines, found, baseline = {}, [], study.parameters.baseline_group
+    lines, found = {}, []
     for (group, test_set), part in wide.groupby(["group", "test_set"]):
         if len(part) >= FEWEST and part["accuracy"].nunique() > 2:
             x, y = part[["accuracy", "ece_scaled"]].to_numpy().T
