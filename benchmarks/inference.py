@@ -332,7 +332,7 @@ def main():
     parser.add_argument("--photos", default=str(SHARED / "real" / "imagenet_sample"), help="folder, searched in depth")
     parser.add_argument("--models", nargs="+", default=["ViT-B-32", "RN50"], help="architectures of open_clip")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--classes", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=2, help="pairs; who goes first alternates")
     parser.add_argument("--batch-size", type=int, default=64)
