@@ -360,11 +360,18 @@ def bytes_of_embeddings(folder, rng, n=2000):
 
 
 def bytes_of_answers(parameters, folder):
-    """Bytes that `keep: scores` leaves of an image: two tiny models asked this suite's questions in the laboratory."""
-    names = ["lab_resample", "lab_art", "lab_ood_textures"]
-    sets = {"id_set": names[0], "shifted_sets": names[1:2], "ood_sets": names[2:], "near_ood_sets": []}
-    sets |= {"cue_conflict_set": None, "factor_set": None, "paired_set": None}
-    asked = {key: getattr(parameters, key) for key in ("prompt_sets", "ood_scores", "features", "n_bins")}
+    """Bytes that `keep: scores` leaves of an image: two tiny models asked this suite's questions in the laboratory.
+
+    On as many shifted and OOD sets, with the same templates; class names are the laboratory's own.
+    """
+    lab = load_parameters("params/lab.yaml")
+    id_set, *shifted = lab.shifted_sets
+    sets = {"id_set": id_set, "near_ood_sets": [], "cue_conflict_set": None, "factor_set": None, "paired_set": None}
+    sets["shifted_sets"] = shifted[: len(parameters.shifted_sets)]
+    sets["ood_sets"] = lab.ood_sets[: len(parameters.ood_sets)]
+    names = [id_set, *sets["shifted_sets"], *sets["ood_sets"]]
+    asked = {key: getattr(parameters, key) for key in ("ood_scores", "features", "n_bins")}
+    asked["prompt_sets"] = [{name: list(load_templates(given))} for name, given in parameters.prompts.items()]
     models = {}
     for spec in load_zoo("lab"):
         models.setdefault(spec.is_zero_shot, spec.id)
