@@ -36,7 +36,9 @@ def _grid(size):
 
 
 def _sample(tiles, x, y, mode="bilinear"):
-    return F.grid_sample(tiles, torch.stack([x, y], -1), mode=mode, padding_mode="border", align_corners=False)
+    at = torch.empty((*torch.broadcast_shapes(x.shape, y.shape), 2))
+    at[..., 0], at[..., 1] = x, y
+    return F.grid_sample(tiles, at, mode=mode, padding_mode="border", align_corners=False)
 
 
 def _noise(at, n):
@@ -103,7 +105,7 @@ def _scene(f, size, style):
     n = len(tiles)
     at_x = (x * zoom + tile_x * (1 - zoom)) * mirror
     at_y = y * zoom + tile_y * (1 - zoom)
-    image = _sample(tiles, at_x.expand(n, size, size), at_y.expand(n, size, size))
+    image = _sample(tiles, at_x, at_y)
     if style == "art":
         # Broad strokes: the scene in blocks of a quarter of the image, halfway to its mean colour.
         image = F.avg_pool2d(image, size // 4).repeat_interleave(size // 4, 2).repeat_interleave(size // 4, 3)
