@@ -14,12 +14,12 @@ from clipsafe_utils.lab.captions import captions
 
 
 def rate(work, n, repeats=3):
-    """Best of some runs: the machine's other work only ever makes a run slower."""
+    """Best of some runs, in seconds of this thread: other work of the machine only ever makes a run slower."""
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return n / min(seconds)
 
 

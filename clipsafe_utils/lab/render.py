@@ -102,7 +102,6 @@ def _scene(f, size, style):
     tiles = banks()["renderer" if style == "renderer" else "photo"][f["scene"], f["tile"]]
     if style == "sketch":
         return torch.full((len(tiles), 3, size, size), 0.94)
-    n = len(tiles)
     at_x = (x * zoom + tile_x * (1 - zoom)) * mirror
     at_y = y * zoom + tile_y * (1 - zoom)
     image = _sample(tiles, at_x, at_y)
