@@ -1,6 +1,6 @@
 """Scale of a study: hours, disk and money of its units, and how they pack onto 1, 8 and 64 GPUs.
 
-    python benchmarks/scale.py [-f params/paper.yaml] [--gmacs-per-second 3900 62400] [--price 2]
+    python benchmarks/scale.py [-f params/paper.yaml] [--gmacs-per-second 3900 62400] [--price 2] [--networks ID ...]
 
 What models have to do is counted (clipsafe_utils/costs.csv), what a machine does is measured here and now, or given,
 and hours are one over the other, by the functions that `python -m clipsafe_utils doctor` asks. Measured too: how far
@@ -343,6 +343,25 @@ def calibration(images, folder, device, precision, clock, classes=4):
     return table.assign(ratio=table["measured s"] / table["predicted s"]), read / reading
 
 
+def network_rates(ids, folder, device, precisions=("float32", "bf16"), at_once=64, seconds=2.0):
+    """Images a second that real networks with random weights look at, from pixels on the host to embeddings there."""
+    for id in ids:
+        spec, path = with_random_weights(id, folder)
+        for precision in precisions:
+            model, n = load_model(spec, device=device, precision=precision), 0
+            pixels = torch.randn(at_once, *model.transform(Image.new("RGB", FULL_SIZE)).shape)
+            pixels = pixels.pin_memory() if device.type == "cuda" else pixels
+            model.encode_images(pixels)
+            started = time.perf_counter()
+            while (elapsed := time.perf_counter() - started) < seconds:
+                model.encode_images(pixels)
+                n += at_once
+            speed = n / elapsed * float(stated_work([model], 1, 0).loc[id, "images"])
+            yield {"network": id, "precision": precision, "images/s": n / elapsed, "GMAC/s": speed}
+            model.release()
+        path.unlink()
+
+
 def bytes_of_embeddings(folder, rng, n=2000):
     """Bytes of a unit as the store writes it: those of an image beside its numbers, those of a number, of a unit."""
     ids = [f"n{rng.integers(10**8):08}/ILSVRC2012_val_{i:08}.JPEG" for i in rng.permutation(50_000)[:n]]
@@ -489,6 +508,7 @@ def parsed(arguments):
     add("--draws", type=int, default=100, help="times at which it fails")
     add("--photos", default=str(SHARED / "real" / "imagenet_sample"), help="folder; generated where it is absent")
     add("--calibrate", type=int, default=32, help="photos for real networks; 0 leaves them out")
+    add("--networks", nargs="+", default=[], metavar="ID", help="of a zoo: how fast each runs here, random weights")
     add("--device", default="auto")
     add("--seed", type=int, default=0)
     return parser.parse_args(arguments)
@@ -519,6 +539,7 @@ def main(arguments=None):
             speed, (table, reading) = measure_speed(device, p.precision, clock=clock), (None, READING)
             if options.calibrate:
                 table, reading = calibration(images, folder, device, p.precision, clock)
+            rates = list(network_rates(options.networks, folder, device))
             embeddings, answers = bytes_of_embeddings(folder, rng), bytes_of_answers(p, folder)
     finally:
         torch.set_num_threads(threads)
@@ -537,6 +558,8 @@ def main(arguments=None):
     show("Measured on this machine", [{"what": what, "value": value} for what, value in measured.items()])
     if options.calibrate:
         show("How good the model of costs is", table.to_dict("records"))
+    if rates:
+        show(f"Networks on {here}, 64 images at once", rates)
 
     rate, processes = options.images_per_second or rate, options.processes or max(p.workers, 1)
     speeds = {here: speed} | {name: 500 * peak * options.utilisation for name, peak in PEAKS.items()}

@@ -90,8 +90,10 @@ class Facts:
 
     def __init__(self, table, models, id_set, level):
         check_level(level)
+        if "distinct" in models:  # further rows of the same weights are no further models
+            models = models[models["distinct"].eq(True)]
         self.models, self.id_set, self.level = models, id_set, level
-        self.table = table[table["value"].notna()]
+        self.table = table[table["value"].notna() & table["model"].isin(models.index)]
 
     def rows(self, metric, *, group=None, test_sets=None, protocol=None):
         """Rows of a metric, of models of a group, on test sets that a predicate admits."""

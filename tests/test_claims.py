@@ -14,11 +14,9 @@ SHIFTS = ("art", "sketch")
 
 @pytest.fixture(scope="module")
 def models():
-    """The laboratory's zoo, three fine-tuned models at twice the resolution, and three humans."""
-    lab = zoo_frame(load_zoo("lab"))
-    large = lab[lab["group"].eq("clip_finetuned")].head(3).assign(input_size=64).rename(index=lambda id: f"{id}-64")
+    """The laboratory's zoo and three humans."""
     humans = pd.DataFrame({"group": "human", "pretrain_source": "", "finetune": ""}, index=["ann", "ben", "cal"])
-    return pd.concat([lab, large, humans])
+    return pd.concat([zoo_frame(load_zoo("lab")), humans])
 
 
 def table_of(models, rng, strength):
@@ -42,7 +40,7 @@ def table_of(models, rng, strength):
         add("effective_robustness", f"lab_factors/{factor}", strength * (clip * (at + 0.03 * moved)))
     for shift in SHIFTS:
         add("effective_robustness", shift, strength * 0.05 * clip)
-    add("shape_bias", "cue", 0.5 + strength * (0.1 * clip - 0.1 * standard + 0.05 * models["input_size"].eq(64)))
+    add("shape_bias", "cue", 0.5 + strength * (0.1 * clip - 0.1 * standard + 0.05 * models["input_size"].eq(24)))
     add("shape_bias", "cue", pd.Series(0.5 + 0.2 * strength, models.index), which=group == "human")
     accuracy = pd.Series(0.6 + 0.1 * rng.normal(size=len(models)), models.index)
     add("accuracy", "id", accuracy)
@@ -98,3 +96,11 @@ def test_other_prompt_sets_count_in_claims_about_prompts_alone(models, rng):
     with_absurd = claims.judge_claims(tidy(pd.concat([table, absurd])), models, id_set="id", prompts="main")
     pd.testing.assert_frame_equal(judged, with_absurd)
     assert not judged.equals(claims.judge_claims(tidy(pd.concat([table, absurd])), models, id_set="id"))
+
+
+def test_further_rows_of_the_same_weights_are_no_further_models(models, rng):
+    table = table_of(models, rng, 1)
+    judged = claims.judge_claims(table, models, id_set="id")
+    twins = pd.concat([models.assign(distinct=True), models.assign(distinct=False).rename(index="{}@64".format)])
+    twice = pd.concat([table, table.assign(model=table["model"] + "@64")])
+    pd.testing.assert_frame_equal(judged, claims.judge_claims(twice, twins, id_set="id"))

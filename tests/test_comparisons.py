@@ -67,6 +67,16 @@ def test_fine_tuned_models_meet_the_one_they_started_from(study):
     assert sections.fine_tuning_pairs(study.models.drop(columns="init_from")).empty
 
 
+def test_fine_tuned_models_of_another_input_size_are_for_pairs_of_sizes(study):
+    models = study.models.assign(input_size=224)
+    larger = models.loc[["ft-laion", "ft-wit"]].assign(input_size=384).rename(index="{}-384".format)
+    models = pd.concat([larger, models])
+    pairs = sections.fine_tuning_pairs(models)
+    assert pairs["first"].tolist() == ["ft-laion", "ft-wit"], "the size of the start, whatever the order"
+    found = sections.resolution_pairs(models)[["first", "second"]].to_numpy().tolist()
+    assert sorted(found) == [["ft-laion-384", "ft-laion"], ["ft-wit-384", "ft-wit"]]
+
+
 def test_contrast_is_a_paired_t_test(study, rows):
     found = sections.contrasts(study, rows, sections.source_pairs(study.models)).set_index("model")
     zero_shot = found.loc["laion minus wit, Zero-shot CLIP"]
@@ -85,6 +95,8 @@ def test_seeds_need_three_of_one_recipe(study, rows):
     found = sections.seed_means(study, rows)
     assert set(found["model"]) == {"ViT-B-32, laion", "ViT-B-32, wit"} and set(found["n"]) == {3}
     value = rows.set_index("model")["value"]
+    study.models["input_size"] = np.where(study.models.index == "laion-400M-0", 336, 224)
+    assert set(sections.seed_means(study, rows)["model"]) == {"ViT-B-32, laion, 224 px", "ViT-B-32, wit, 224 px"}
     seeds = [value[f"wit-2B-{seed}"] for seed in (0, 1, 2)]
     wit = found.set_index("model").loc["ViT-B-32, wit"]
     assert wit["value"] == pytest.approx(np.mean(seeds))

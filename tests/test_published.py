@@ -20,6 +20,7 @@ from clipsafe_utils.datasets.factors import ALL_FACTORS, load_factor_annotations
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.metrics import error_ratio, expected_calibration_error, shape_bias
 from clipsafe_utils.published import files
+from clipsafe_utils.sections import fine_tuning_pairs
 from clipsafe_utils.statistics import bootstrap_ci, fit_accuracy_line
 from clipsafe_utils.table import COLUMNS
 from clipsafe_utils.zoo import load_zoo
@@ -59,6 +60,16 @@ def value(table, model, test_set, protocol, metric="accuracy"):
 
 
 # Check values of the authors
+
+
+def test_fine_tuned_clips_know_their_start(models, table):
+    pairs = fine_tuning_pairs(models.rename(columns={"source": "pretrain_source"}))
+    assert len(pairs) == 19
+    start, tuned = models.loc[pairs["second"]], models.loc[pairs["first"]]
+    assert start["group"].eq("zero_shot_clip").all() and start["distinct"].all()
+    assert start["source"].tolist() == tuned["source"].tolist()
+    with_accuracy = table.loc[table["metric"].eq("accuracy") & table["test_set"].eq("imagenet_val"), "model"]
+    assert {*pairs["first"], *pairs["second"]} <= set(with_accuracy)
 
 
 @pytest.mark.parametrize(

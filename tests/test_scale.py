@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from tiny import classifier_spec, clip_spec
 
@@ -173,6 +174,15 @@ def test_tasks_load_once_each(suite):
     np.testing.assert_allclose([task.load for task in tasks["model"]], 0.01 + gigabytes / 2 / 3600)
     assert sum(task.load for task in tasks["pass"]) < sum(task.load for task in tasks["model"])
     assert {task.load for task in tasks["unit"]} == {task.load for task in tasks["model"]}
+
+
+def test_rates_of_networks_are_of_images_and_of_their_multiply_adds(tmp_path):
+    cpu, id = torch.device("cpu"), "mobilenetv2-100-ra-in1k"
+    rates = list(scale.network_rates([id], tmp_path, cpu, ["float32"], at_once=2, seconds=0.2))
+    assert [(rate["network"], rate["precision"]) for rate in rates] == [(id, "float32")]
+    gmacs = costs.stated_costs().loc[id, "gmacs_image"]
+    assert rates[0]["GMAC/s"] == pytest.approx(gmacs * rates[0]["images/s"]) and rates[0]["images/s"] > 0
+    assert not list(tmp_path.iterdir()), "checkpoints of gigabytes do not stay"
 
 
 def test_bytes_are_those_on_disk(tmp_path, rng):

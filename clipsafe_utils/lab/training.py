@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
+from torchvision.transforms.v2.functional import InterpolationMode, resize
 from tqdm import tqdm
 
 from clipsafe_utils.errors import unknown
@@ -204,9 +205,11 @@ def shift(images, generator, reach=2):
     return normalise(images[torch.arange(n)[:, None, None, None], torch.arange(3)[None, :, None, None], rows, columns])
 
 
-def _images(stream, size):
+def _images(stream, size, side=32):
+    """The first images of a stream, at the size that a model takes."""
     world = World(TRAIN_SEED)
-    return torch.cat([world.images(stream, i, min(i + 4096, size)) for i in range(0, size, 4096)])
+    images = torch.cat([world.images(stream, i, min(i + 4096, size)) for i in range(0, size, 4096)])
+    return resize(images, [side, side], InterpolationMode.BICUBIC)  # what has the size stays as it is
 
 
 def _targets(stream, size, classes, *, fine=False):
@@ -233,8 +236,9 @@ def _fit_clip(recipe, run):
 
 def _supervised(model, run, stream, size, classes, *, epochs, learning_rate, fine=False):
     targets = _targets(stream, size, classes, fine=fine).to(run.device)
+    images = _images(stream, size, int(run.recipe["input_size"]))
     return run(
-        model, _images(stream, size), lambda batch, index: F.cross_entropy(model(batch), targets[index]),
+        model, images, lambda batch, index: F.cross_entropy(model(batch), targets[index]),
         epochs=epochs, learning_rate=learning_rate,
     )  # fmt: skip
 
@@ -296,7 +300,7 @@ def clip_to_classifier(recipe, names, *, repeat=1):
     state, model = clip.state_dict(), build(recipe, num_classes=len(names) * repeat)
     weight, bias = _head(model)
     if "visual.proj" in state:
-        body = timm.models.vision_transformer._convert_openai_clip(state, model)
+        body = timm.models.vision_transformer.checkpoint_filter_fn(state, model)  # also for another size of input
         body[weight] = rows @ state["visual.proj"].T
     else:
         body = {k.removeprefix("visual.trunk."): v for k, v in state.items() if k.startswith("visual.trunk.")}

@@ -7,6 +7,7 @@ import pandas as pd
 from clipsafe_utils.published.files import members, read_csv
 from clipsafe_utils.published.readers import OPENCLIP_COLUMNS, openclip_frame, read_cue_conflict_trials, timm_frame
 from clipsafe_utils.published.rules import encoder, group_and_source, open_clip_input_size
+from clipsafe_utils.zoo import load_zoo
 
 
 def published_models(folder=None):
@@ -27,6 +28,8 @@ def published_models(folder=None):
         - origin: the table that names it (imagenet_testbed also covers the ImageNet-X table of the same checkpoints).
         - distinct: False for further rows of weights that are already there, such as timm's other input sizes and
           the plain twins of open_clip's QuickGELU models. Count models and fit lines over the distinct ones.
+        - init_from: the zero-shot model that a fine-tuned CLIP of the zoo "paper" started from, else empty; finetune: on
+          which labels it was fine-tuned, likewise.
     """
     parts = [_openclip(folder), _timm(folder), _testbed(folder), _imagenet_x(folder), _observers(folder)]
     models = pd.concat(parts, ignore_index=True)
@@ -34,8 +37,24 @@ def published_models(folder=None):
     models[["group", "source"]] = [group_and_source(table, name) for table, name in rules]
     architecture = models["name"].where(models["origin"] != "timm", models["name"].str.split(".").str[0])
     models["encoder"] = architecture.map(encoder)
+    models[["init_from", "finetune"]] = models["name"].map(_starts(set(models["model"]))).apply(pd.Series).fillna("")
     columns = ["model", "name", "group", "source", "encoder", "params_m", "input_size", "origin", "distinct"]
-    return models[columns].astype({"params_m": float, "input_size": float, "distinct": bool})
+    return models[[*columns, "init_from", "finetune"]].astype(
+        {"params_m": float, "input_size": float, "distinct": bool}
+    )
+
+
+def _starts(published):
+    """timm's name of a fine-tuned CLIP -> the published id of what it started from, and its fine-tuning."""
+    zoo = {spec.id: spec for spec in load_zoo("paper")}
+    found = {}
+    for spec in zoo.values():
+        start = zoo.get(spec.facts["init_from"])
+        if spec.group == "clip_finetuned" and start:
+            names = (start.name, start.name.removesuffix("-quickgelu"))  # some tables list the plain twin alone
+            known = [id for id in (f"{name}/{start.pretrained}" for name in names) if id in published]
+            found[spec.name] = known[0], spec.finetune
+    return found
 
 
 def _openclip(folder):

@@ -58,16 +58,23 @@ def source_pairs(models):
 def fine_tuning_pairs(models):
     """Pairs of a fine-tuned CLIP and the zero-shot model it started from, by what it was fine-tuned on.
 
+    Of models that were fine-tuned alike from one start, the pair holds that whose input is nearest in size to its
+    start's: what the size changes is for `resolution_pairs`.
+
     Returns
     -------
     DataFrame
         Like `source_pairs`; empty where the zoo does not say where a model started (column `init_from`).
     """
-    tuned = models[models["group"] == "clip_finetuned"] if "init_from" in models else models.iloc[:0]
+    if "init_from" not in models:
+        return pd.DataFrame(columns=["first", "second", "comparison"])
+    tuned = models[models["group"].eq("clip_finetuned") & models["init_from"].isin(models.index)]
+    if "input_size" in models:
+        resized = (tuned["input_size"] - tuned["init_from"].map(models["input_size"])).abs()
+        tuned = tuned.loc[resized.sort_values(kind="stable").index].drop_duplicates(["init_from", "finetune"])
     pairs = [
         (model, facts["init_from"], f"{facts['finetune'].replace('_', ', then ')} minus zero-shot")
-        for model, facts in tuned.iterrows()
-        if facts["init_from"] in models.index
+        for model, facts in tuned.sort_index(key=models.index.get_indexer).iterrows()
     ]
     return pd.DataFrame(pairs, columns=["first", "second", "comparison"])
 
@@ -143,10 +150,13 @@ def seed_means(study, rows):
     if "seed" not in models:
         return study.table(found)
     recipe = [column for column in (*SAME_RECIPE, "pretrain_source") if column != "seed"]
+    resized = "input_size" in models and models.groupby("architecture")["input_size"].transform("nunique") > 1
     for _, twins in models.groupby(recipe, dropna=False):
         if twins["seed"].nunique() < 3:
             continue
-        name = ", ".join(filter(None, twins.iloc[0][["architecture", "pretrain_source"]]))
+        first = twins.iloc[0]
+        size = f"{first['input_size']:g} px" if np.any(resized) and resized[first.name] else ""
+        name = ", ".join(filter(None, [*first[["architecture", "pretrain_source"]], size]))
         own = rows[rows["model"].isin(twins.index)].dropna(subset=["value"])
         for (metric, test_set, protocol), part in own.groupby(["metric", "test_set", "protocol"]):
             if len(part) >= 3:
