@@ -26,6 +26,7 @@ from clipsafe_utils.sections.comparisons import (
     took_detour,
 )
 from clipsafe_utils.sections.rows import of_main_prompts
+from clipsafe_utils.zoo import GROUPS
 
 VERDICTS = ("supported", "contradicted", "inconclusive", "not testable")
 
@@ -135,11 +136,12 @@ class Facts:
         shared = np.sqrt(np.maximum(_errors(rows) ** 2 - own**2, 0))
         return float(shared.groupby(rows["test_set"]).median().mean())
 
-    def difference(self, first, second, direction):
+    def difference(self, rows, first, second, direction):
         """Mean of one group minus mean of another (Welch)."""
-        a, b = self.per_model(first), self.per_model(second)
-        if a.empty or b.empty:
-            return "one of the two groups has no such numbers"
+        a, b = (self.per_model(rows[rows["group"] == group]) for group in (first, second))
+        for group, values in ((first, a), (second, b)):
+            if values.empty:
+                return f"nothing of the group {GROUPS.get(group, group)!r} has these numbers"
         images, n = pd.concat([a["n"], b["n"]]), len(a) + len(b)
         effect = a["value"].mean() - b["value"].mean()
         if min(len(a), len(b)) >= 3:
@@ -272,13 +274,8 @@ def _source_anywhere(metric, test_sets=None, protocol=None):
     return test
 
 
-def _shape_bias_above(group):
-    def test(facts):
-        return facts.difference(
-            facts.rows("shape_bias", group="zero_shot_clip"), facts.rows("shape_bias", group=group), 1
-        )
-
-    return test
+def _between(metric, first, second, direction):
+    return lambda facts: facts.difference(facts.rows(metric), first, second, direction)
 
 
 def _paired(metric, pairs, direction, **where):
@@ -332,10 +329,7 @@ def _ece_worse_somewhere(group):
     def test(facts):
         rows = facts.rows("ece")
         return any_of(
-            {
-                name: facts.difference(part[part["group"] == "zero_shot_clip"], part[part["group"] == group], 1)
-                for name, part in rows.groupby("test_set")
-            },
+            {name: facts.difference(part, "zero_shot_clip", group, 1) for name, part in rows.groupby("test_set")},
             facts.level,
         )
 
@@ -438,11 +432,14 @@ CLAIMS = (
           "effective robustness between sources, largest over factors", *_SOURCE,
           _source_anywhere("effective_robustness", _is_factor)),
     Claim("3a", "Zero-shot CLIP is more shape-biased than standard models.",
-          "shape bias, zero-shot CLIP minus standard", *_SHAPE, _shape_bias_above("standard")),
+          "shape bias, zero-shot CLIP minus standard", *_SHAPE,
+          _between("shape_bias", "zero_shot_clip", "standard", 1)),
     Claim("3b", "Zero-shot CLIP is more shape-biased than contrastively pre-trained models.",
-          "shape bias, zero-shot CLIP minus contrastive", *_SHAPE, _shape_bias_above("contrastive")),
+          "shape bias, zero-shot CLIP minus contrastive", *_SHAPE,
+          _between("shape_bias", "zero_shot_clip", "contrastive", 1)),
     Claim("3c", "Zero-shot CLIP is more shape-biased than models pre-trained on more data.",
-          "shape bias, zero-shot CLIP minus pre-trained on more", *_SHAPE, _shape_bias_above("pretrained_more")),
+          "shape bias, zero-shot CLIP minus pre-trained on more", *_SHAPE,
+          _between("shape_bias", "zero_shot_clip", "pretrained_more", 1)),
     Claim("3d", "Fine-tuning lowers the shape bias of CLIP.", "shape bias, fine-tuned minus zero-shot", *_SHAPE,
           _paired("shape_bias", fine_tuning_pairs, -1)),
     Claim("3e", "After fine-tuning, input resolution moves shape bias.", "shape bias, larger minus smaller input",
@@ -451,8 +448,7 @@ CLAIMS = (
           "shape bias of standard models minus one half", *_SHAPE,
           lambda facts: facts.mean(facts.rows("shape_bias", group="standard"), -1, minus=0.5)),
     Claim("3g", "Humans are more shape-biased than standard models.", "shape bias, humans minus standard", *_SHAPE,
-          lambda facts: facts.difference(
-              facts.rows("shape_bias", group="human"), facts.rows("shape_bias", group="standard"), 1)),
+          _between("shape_bias", "human", "standard", 1)),
     Claim("4a", "Within one training source, zero-shot CLIPs that classify better detect OOD images better.",
           "correlation of ID accuracy and AUROC", *_OOD, _accuracy_and_auroc),
     Claim("4b", "Fine-tuning directly on the benchmark lowers OOD detection.", "AUROC, fine-tuned minus zero-shot",
@@ -474,8 +470,7 @@ CLAIMS = (
           "ECE under shift, scaled minus as is", *_ECE, _scaling_transfers),
     Claim("5f", "Contrastive pre-training changes calibration against standard training.",
           "ECE, contrastive minus standard", *_ECE,
-          lambda facts: facts.difference(
-              facts.rows("ece", group="contrastive"), facts.rows("ece", group="standard"), 0)),
+          _between("ece", "contrastive", "standard", 0)),
     Claim("6a", "Prompt sets move accuracy.", "accuracy against the first prompt set, largest", *_PROMPTS,
           _prompts_move("accuracy")),
     Claim("6b", "Prompt sets move calibration.", "ECE against the first prompt set, largest", *_PROMPTS,

@@ -28,8 +28,8 @@ def published_models(folder=None):
         - origin: the table that names it (imagenet_testbed also covers the ImageNet-X table of the same checkpoints).
         - distinct: False for further rows of weights that are already there, such as timm's other input sizes and
           the plain twins of open_clip's QuickGELU models. Count models and fit lines over the distinct ones.
-        - init_from: the zero-shot model that a fine-tuned CLIP of the zoo "paper" started from, else empty; finetune: on
-          which labels it was fine-tuned, likewise.
+        - init_from: the zero-shot model that a fine-tuned CLIP of the zoo "paper" started from, else empty.
+        - finetune: on which labels it was fine-tuned, likewise.
     """
     parts = [_openclip(folder), _timm(folder), _testbed(folder), _imagenet_x(folder), _observers(folder)]
     models = pd.concat(parts, ignore_index=True)
