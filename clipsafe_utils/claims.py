@@ -156,13 +156,15 @@ class Facts:
         """Mean difference over pairs of models, each the mean over its test sets."""
         values = self.per_model(rows)
         both = pairs[pairs["first"].isin(values.index) & pairs["second"].isin(values.index)]
-        differences, models = independent_differences(values["value"], both), {*both["first"], *both["second"]}
+        differences = independent_differences(values["value"], both, self.models)
         note = f"{len(both)} pairs"
         if len(differences) < len(both):
-            note += f", {len(differences)} without a model in common"
+            note += f", {len(differences)} of them independent"
         if len(differences) < 3:
             return f"{note} have these numbers, and an interval needs three"
-        return self._judge(differences, None, direction, values["n"])._replace(n_models=len(models), note=note)
+        return self._judge(differences, None, direction, values["n"])._replace(
+            n_models=len({*both["first"], *both["second"]}), note=note
+        )
 
     def _judge(self, values, errors, direction, images, shared=0.0):
         n = len(values)

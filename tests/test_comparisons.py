@@ -77,6 +77,22 @@ def test_fine_tuned_models_of_another_input_size_are_for_pairs_of_sizes(study):
     assert sorted(found) == [["ft-laion-384", "ft-laion"], ["ft-wit-384", "ft-wit"]]
 
 
+def test_models_of_one_start_are_no_independent_pairs(study):
+    """Eight pairs by fine-tuning twice from four starts are four, whichever of the two comparisons they are for."""
+    ids = [f"{source}-{seed}" for source in "ab" for seed in range(4)]
+    tuned = [f"{id}-{px}" for id in ids for px in (224, 336)]
+    models = pd.DataFrame({"init_from": ["", *[""] * 7, *(id[:3] for id in tuned)]}, index=[*ids, *tuned])
+    values = pd.Series(np.arange(len(models)) ** 1.5, models.index)
+    by_source = [(id, id.replace("a", "b")) for id in tuned if id[0] == "a"]
+    pairs = pd.DataFrame(by_source, columns=["first", "second"])
+    found = sections.comparisons.independent_differences(values, pairs, models)
+    each = (values[pairs["first"]].to_numpy() - values[pairs["second"]].to_numpy()).reshape(4, 2)
+    np.testing.assert_allclose(found, each.mean(axis=1))
+    against_start = pd.DataFrame([(id, id[:3]) for id in tuned], columns=["first", "second"])
+    assert len(sections.comparisons.independent_differences(values, against_start, models)) == 8
+    assert len(sections.comparisons.independent_differences(values, pairs, models.drop(columns="init_from"))) == 8
+
+
 def test_contrast_is_a_paired_t_test(study, rows):
     found = sections.contrasts(study, rows, sections.source_pairs(study.models)).set_index("model")
     zero_shot = found.loc["laion minus wit, Zero-shot CLIP"]

@@ -54,7 +54,7 @@ def contrasts(rows, *, above, below):
             text = "a single pair, or pairs that all share a model, say nothing about others."
             display(Markdown(f"**{comparison}**: {style.label.lower()}: {text}"))
             continue
-        intro = f"**{comparison}**: {style.label.lower()} (mean over {pairs} pairs without a model in common, {unit}):"
+        intro = f"**{comparison}**: {style.label.lower()} (mean over {pairs} independent pairs, {unit}):"
         display(Markdown("\n".join([intro, "", *sign_bullets(part, scale, above, below)])))
 
 

@@ -84,10 +84,10 @@ def took_detour(pairs, models):
     return np.array(["_" in str(models.loc[model, "finetune"]) for model in pairs["first"]], bool)
 
 
-def independent_differences(values, pairs):
+def independent_differences(values, pairs, models):
     """Differences over pairs of models, first minus second, pairs that hang together counting as one with their mean.
 
-    Pairs that share a model, such as all that were fine-tuned from one start, vary together: an interval that takes
+    Pairs that share a model vary together, and so do models that were fine-tuned from one start: an interval that takes
     each for itself is too short.
 
     Parameters
@@ -96,14 +96,18 @@ def independent_differences(values, pairs):
         By model; holds both models of every pair.
     pairs : DataFrame
         Columns first and second.
+    models : DataFrame
+        Facts about the models; `init_from`, where there is such a column, names the start of fine-tuned ones.
 
     Returns
     -------
     ndarray, shape (n_independent,)
     """
-    codes, models = pd.factorize(np.concatenate([pairs["first"], pairs["second"]]))
+    ids = pd.concat([pairs["first"], pairs["second"]], ignore_index=True)
+    starts = ids.map(models["init_from"]).fillna("") if "init_from" in models else ids
+    codes, families = pd.factorize(starts.where(starts != "", ids))
     first, second = np.split(codes, 2)
-    graph = coo_array((np.ones(len(pairs)), (first, second)), shape=(len(models), len(models)))
+    graph = coo_array((np.ones(len(pairs)), (first, second)), shape=(len(families), len(families)))
     together = connected_components(graph, directed=False)[1][first] if len(pairs) else first
     difference = values[pairs["first"]].to_numpy() - values[pairs["second"]].to_numpy()
     return pd.Series(difference).groupby(together).mean().to_numpy()
@@ -122,8 +126,8 @@ def contrasts(study, rows, pairs):
     Returns
     -------
     DataFrame
-        Tidy, metric "METRIC_difference": `model` holds the comparison, n counts the pairs without a model in common;
-        the interval is Student's over them, NaN for a single one.
+        Tidy, metric "METRIC_difference": `model` holds the comparison, n counts the independent pairs; the
+        interval is Student's over them, NaN for a single one.
     """
     values = rows.dropna(subset=["value"]).set_index(["metric", "test_set", "model"])["value"].sort_index()
     found = []
@@ -131,7 +135,9 @@ def contrasts(study, rows, pairs):
         of_models = of_models.droplevel([0, 1])
         both = pairs[pairs["first"].isin(of_models.index) & pairs["second"].isin(of_models.index)]
         for comparison, part in both.groupby("comparison", sort=False):
-            interval = mean_interval(independent_differences(of_models, part), level=study.parameters.ci_level)
+            interval = mean_interval(
+                independent_differences(of_models, part, study.models), level=study.parameters.ci_level
+            )
             interval = interval._replace(kind="student t over pairs")
             found.append(row(comparison, test_set, "matched pairs", f"{metric}_difference", interval))
     return study.table(found)
