@@ -23,6 +23,7 @@ from scipy.special import ndtr, ndtri
 
 from clipsafe_utils import claims, intervals, signatures, statistics
 from clipsafe_utils.intervals import (
+    aurc_interval,
     ece_difference_interval,
     ece_interval,
     error_ratio_interval,
@@ -192,32 +193,51 @@ class Calibration(NamedTuple):
     def right(self, confidence):
         return 1 / (1 + (1 / confidence - 1) ** (1 / self.temperature)) - self.last * (confidence > 14 / 15)
 
+    ease: float = 1.0
+    """Of its images: above 1, most confidences are near 1."""
+
+    def sample(self, rng, n):
+        confidence = confidences(rng.normal(self.ease, 1, n))
+        return confidence, rng.random(n) < self.right(confidence)
+
     @property
-    def truth(self):
-        """The error that the population has with 15 bins, by integration over the quantiles of the confidence."""
-        confidence = confidences(1 + ndtri((np.arange(500_000) + 0.5) / 500_000))
-        gaps = np.bincount(np.ceil(15 * confidence).astype(int) - 1, self.right(confidence) - confidence)
-        return np.abs(gaps).sum() / len(confidence)
+    def population(self):
+        """Quantiles of the confidence, for integration, and how often the model is right at each."""
+        confidence = confidences(self.ease + ndtri((np.arange(450_000) + 0.5) / 450_000))
+        return confidence, self.right(confidence)
+
+    def error(self, binning="width"):
+        """The calibration error that the population has with 15 bins."""
+        confidence, right = self.population
+        bins = np.ceil(15 * confidence).astype(int) - 1 if binning == "width" else np.repeat(np.arange(15), 30_000)
+        return np.abs(np.bincount(bins, right - confidence)).sum() / len(confidence)
+
+    def area(self, excess=False):
+        """The population's AURC; that of an oracle with an error rate of e is e + (1 - e) log(1 - e)."""
+        risk = np.cumsum(1 - self.population[1][::-1]) / np.arange(1, 450_001)
+        e = risk[-1]
+        return risk.mean() - (e + (1 - e) * np.log(1 - e)) * excess
 
 
 def confidences(z):
     return 0.1 + 0.9 * ndtr(z)
 
 
-def calibration(n, *model):
+def calibration(n, *model, binning="width"):
     model = Calibration(*model)
-    truth = model.truth
+    truth = model.error(binning)
+    return lambda rng: (ece_interval(*model.sample(rng, n), binning=binning), truth)
 
-    def draw(rng):
-        confidence = confidences(rng.normal(1, 1, n))
-        return ece_interval(confidence, rng.random(n) < model.right(confidence)), truth
 
-    return draw
+def selection(n, *model, excess=False):
+    model = Calibration(*model)
+    truth = model.area(excess)
+    return lambda rng: (aurc_interval(*model.sample(rng, n), excess=excess), truth)
 
 
 def two_calibrations(n, first, second, r):
     of = [Calibration(temperature) for temperature in (first, second)]
-    truth = of[0].truth - of[1].truth
+    truth = of[0].error() - of[1].error()
 
     def draw(rng):
         sure, luck = [confidences(1 + z) for z in both(rng, r, n)], [ndtr(z) for z in both(rng, r, n)]
@@ -231,6 +251,7 @@ COUNTS = "counts jump: at some rates no interval of whole counts comes nearer (B
 BOUNDARY = "an error of 0 is the edge of what is possible: only the lower limit can miss"
 FEW_MODELS = "degrees of freedom are cautious where few models hold the ends of the line"
 RANKS = "rankings of few samples take few values"
+FEW_WRONG = "few wrong images do not show the error: t of few degrees is long, and without any there are no limits"
 ONE_BIN = "bins without an error look as if they had a part of it"
 
 TABLE = {
@@ -312,6 +333,28 @@ TABLE = {
         Case("miscalibrated, 1,000", calibration(1000, 1.5), 600, 0.93, 0.98, ONE_BIN),
         Case("miscalibrated, 10,000", calibration(10_000, 2.0), 300, 0.93, 0.98, ONE_BIN),
         Case("one bin alone, 1,000", calibration(1000, 1.0, 0.1), 600),
+        Case("high confidence, 50", calibration(50, 1.5, 0, 3.5), 600, 0.93, 1, FEW_WRONG),
+        Case("equal mass, calibrated, 1,000", calibration(1000, binning="mass"), 600, 0.95, 0.985, BOUNDARY),
+        Case("equal mass, nearly calibrated, 10,000", calibration(10_000, 1.05, binning="mass"), 400),
+        Case("equal mass, underconfident, 300", calibration(300, 0.8, binning="mass"), 600),
+        Case("equal mass, miscalibrated, 100", calibration(100, 1.5, binning="mass"), 600, 0.93, 0.98, ONE_BIN),
+        Case("equal mass, miscalibrated, 10,000", calibration(10_000, 2.0, binning="mass"), 300),
+        Case("equal mass, one bin alone, 1,000", calibration(1000, 1.0, 0.1, binning="mass"), 600),
+        Case(
+            "equal mass, high confidence, 1,000",
+            calibration(1000, 1.5, 0, 3.5, binning="mass"),
+            600,
+            0.93,
+            1,
+            FEW_WRONG,
+        ),
+    ],
+    "aurc_interval": [
+        *(Case(f"{n}, calibrated", selection(n), 1000) for n in (50, 300, 5000)),
+        Case("1,000, two in a hundred wrong", selection(1000, 1.5, 0, 3.5), 1000),
+        Case("50, high confidence", selection(50, 1.0, 0, 2.5), 1000, 0.93, 1, FEW_WRONG),
+        *(Case(f"{n}, excess", selection(n, 1.5, excess=True), 1000) for n in (50, 300, 5000)),
+        Case("1,000, excess, two in a hundred wrong", selection(1000, 1.5, 0, 3.5, excess=True), 1000),
     ],
     "ece_difference_interval": [
         Case("both calibrated", two_calibrations(1000, 1, 1, 0.95), 300, 0.95, 1, BOUNDARY),
@@ -344,7 +387,9 @@ def test_intervals_cover_the_truth(name, case):
     rng, held = np.random.default_rng(zlib.crc32(f"{name} {case.setting}".encode())), []
     while len(held) < case.runs:
         interval, truth = case.draw(rng)
-        held.extend(np.atleast_1d((interval.low <= truth + 1e-12) & (truth <= interval.high)))
+        drawn, low, high = (np.atleast_1d(v) for v in np.broadcast_arrays(truth, interval.low, interval.high))
+        known = ~np.isnan(low) | ~np.isnan(high)
+        held.extend(((low <= drawn + 1e-12) & (drawn <= high))[known])
     share, error = np.mean(held), np.sqrt(0.95 * 0.05 / len(held))
     assert case.least - 2 * error <= share <= case.most + 2 * error, f"{share:.1%} of {len(held)}; {case.why}"
 
