@@ -125,6 +125,21 @@ def off_line(n, n_images, distance):
     return draw
 
 
+def off_line_with_factor(n, n_images, n_all, distance):
+    """Images with a factor, on which accuracy differs by `distance`, are among all images."""
+
+    def draw(rng):
+        y = rng.uniform(0.3, 0.8)
+        rest = y - distance
+        x = (n_images * y + (n_all - n_images) * rest) / n_all
+        right, others = rng.binomial(n_images, y), rng.binomial(n_all - n_images, rest)
+        own = (right + others) / n_all, right / n_images, n_images, line(rng, n, 0, 50_000)
+        truth = y - ndtr(-0.6 + 0.9 * ndtri(x))
+        return effective_robustness_interval(*own, n_reference=n_all, nested=True), truth
+
+    return draw
+
+
 # --- samples of models or images --------------------------------------------------------------------------------------
 
 
@@ -288,6 +303,10 @@ TABLE = {
         Case("line of 14, 50 images", off_line(14, 50, 0), 1000),
         Case("line of 14, 1,000 images", off_line(14, 1000, 0.1), 1000),
         Case("line of 60, 50,000 images", off_line(60, 50_000, -0.05), 1000),
+        Case("line of 14, a small factor", off_line_with_factor(14, 50, 1000, 0.1), 1000),
+        Case("line of 14, most images show it", off_line_with_factor(14, 700, 1000, -0.1), 1000),
+        Case("line of 60, half of them do", off_line_with_factor(60, 500, 1000, 0), 1000),
+        Case("line of 60, a factor of ImageNet-X", off_line_with_factor(60, 1500, 46_110, -0.1), 1000),
     ],
     "mean_interval": [
         *(Case(f"{n} models", mean(n, "normal"), 4000) for n in (3, 5, 14, 60)),

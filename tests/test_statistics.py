@@ -225,6 +225,29 @@ def test_interval_joins_point_and_line(rng):
     assert both.high[1] > both.value[1] and "wilson" in both.kind
 
 
+def test_images_with_a_factor_are_some_of_all_images(rng):
+    """45 of 60 right with the factor and 130 of 240 without: each error alone, the other at its value."""
+    line = fit_accuracy_line(*make_models(rng))
+    band, own, others = line.band(175 / 300), wilson_interval(45, 60), wilson_interval(130, 240)
+    found = effective_robustness_interval(175 / 300, 0.75, 60, line, n_reference=300, nested=True)
+
+    def moved(y, rest):
+        return abs(y - line.predict((60 * y + 240 * rest) / 300) - found.value)
+
+    below = [moved(own.low, 130 / 240), moved(0.75, others.high), band.high - band.value]
+    above = [moved(own.high, 130 / 240), moved(0.75, others.low), band.value - band.low]
+    assert found.value == pytest.approx(0.75 - band.value)
+    assert (found.value - found.low, found.high - found.value) == pytest.approx(
+        (np.hypot.reduce(below), np.hypot.reduce(above))
+    )
+    apart = effective_robustness_interval(175 / 300, 0.75, 60, line, n_reference=300)
+    both = effective_robustness_interval(175 / 300, 0.75, 60, line, n_reference=300, nested=np.array([True, False]))
+    assert found.low > apart.low and found.high < apart.high
+    assert both.low.tolist() == [found.low, apart.low]
+    with pytest.raises(ClipsafeError, match="nested images must be fewer than the 60 behind x; got 60"):
+        effective_robustness_interval(0.7, 0.7, 60, line, n_reference=60, nested=True)
+
+
 def test_interval_covers_the_true_distance(rng):
     expected = stats.norm.cdf(-0.6 + 0.9 * stats.norm.ppf(0.7))
     hits = 0
