@@ -286,12 +286,12 @@ TABLE = {
         Case("prompts, no effect", paired(1000, 0.8, 0.8, 0.95), 4000),
         Case("prompts, 10,000 images", paired(10_000, 0.8, 0.79, 0.95), 2000),
         Case("50 images", paired(50, 0.7, 0.6, 0.5), 4000),
-        Case("50 images, few change sides", paired(50, 0.9, 0.9, 0.5), 4000, 0.93, 0.985, COUNTS),
+        Case("50 images, few change sides", paired(50, 0.9, 0.9, 0.5), 4000, 0.93, 0.975, COUNTS),
     ],
     "AccuracyLine.band": [
         Case("3 models", band(3), 1000),
-        Case("5 models", band(5), 1000, 0.93, 0.98, FEW_MODELS),
-        Case("5 models, ends scatter more", band(5, 3), 1000, 0.93, 0.98, FEW_MODELS),
+        Case("5 models", band(5), 1000),
+        Case("5 models, ends scatter more", band(5, 3), 1000),
         Case("5 models, at the end", band(5, at=(0.85, 0.9)), 1000, 0.93, 0.985, FEW_MODELS),
         Case("14 models", band(14), 1000),
         Case("14 models, 1,000 images, ends scatter more", band(14, 3, 1000), 1000),
@@ -316,15 +316,18 @@ TABLE = {
     "bootstrap_ci": [
         Case("mean of 8, percentile", resampled_mean(8, "percentile"), 300),
         Case("correlation of 14, percentile", resampled_correlation(14, 0.6, "percentile"), 300),
-        Case("correlation of 8, BCa", resampled_correlation(8, 0.6, "bca"), 300, 0.93, 0.995, "t of 7 degrees is long"),
+        Case("correlation of 8, BCa", resampled_correlation(8, 0.6, "bca"), 300),
     ],
     "correlation_interval": [
         *(Case(f"{n} models, {r}", of_correlation(n, r, "pearson"), 2000) for n in (5, 14) for r in (0, 0.9)),
         Case("3 sources of 5", of_correlation(5, 0.6, "pearson", 3), 2000),
-        *(Case(f"ranks of 5, {r}", of_correlation(5, r, "spearman"), 1000, 0.93, 1, RANKS) for r in (0, 0.5, 0.9)),
+        *(Case(f"ranks of 5, {r}", of_correlation(5, r, "spearman"), 1000, 0.93, 0.99, RANKS) for r in (0, 0.5, 0.9)),
         *(Case(f"ranks of 14, {r}", of_correlation(14, r, "spearman"), 1000) for r in (0, 0.5, 0.9)),
-        Case("ranks, 3 sources of 5", of_correlation(5, 0.5, "spearman", 3)),
-        Case("ranks, 3 sources of 5, nearly equal", of_correlation(5, 0.9, "spearman", 3), 1000, 0.90, 0.97, RANKS),
+        Case("ranks, 3 sources of 14", of_correlation(14, 0.5, "spearman", 3)),
+        *(
+            Case(f"ranks, 3 sources of 5, {r}", of_correlation(5, r, "spearman", 3), 1000, 0.93, 0.985, RANKS)
+            for r in (0, 0.9)
+        ),
     ],
     "auroc_interval": [
         Case("50 against 50, chance", detection(50, 50, 0)),
@@ -336,7 +339,7 @@ TABLE = {
         Case("200 against 200, no effect", two_detections(200, 200, 1, 1, 0.9)),
         Case("1,000 against 500", two_detections(1000, 500, 2.5, 2, 0.5)),
         Case("1,000 against 1,000", two_detections(1000, 1000, 1, 0.9, 0.95)),
-        Case("50 against 50, near 1", two_detections(50, 50, 2, 2, 0.95), 1000, 0.93, 0.99, COUNTS),
+        Case("50 against 50, near 1", two_detections(50, 50, 2, 2, 0.95), 1000, 0.93, 0.98, COUNTS),
     ],
     "fpr_interval": [
         *(Case(f"200 against 1,000, {k}", false_positives(200, 1000, 1, k)) for k in ("id", "ood")),
@@ -349,8 +352,8 @@ TABLE = {
         Case("nearly calibrated, 1,000", calibration(1000, 1.05), 800),
         Case("nearly calibrated, 10,000", calibration(10_000, 1.05), 400),
         Case("underconfident, 1,000", calibration(1000, 0.8), 600),
-        Case("miscalibrated, 1,000", calibration(1000, 1.5), 600, 0.93, 0.98, ONE_BIN),
-        Case("miscalibrated, 10,000", calibration(10_000, 2.0), 300, 0.93, 0.98, ONE_BIN),
+        Case("miscalibrated, 1,000", calibration(1000, 1.5), 600),
+        Case("miscalibrated, 10,000", calibration(10_000, 2.0), 300),
         Case("one bin alone, 1,000", calibration(1000, 1.0, 0.1), 600),
         Case("high confidence, 50", calibration(50, 1.5, 0, 3.5), 600, 0.93, 1, FEW_WRONG),
         Case("equal mass, calibrated, 1,000", calibration(1000, binning="mass"), 600, 0.95, 0.985, BOUNDARY),
@@ -369,17 +372,18 @@ TABLE = {
         ),
     ],
     "aurc_interval": [
-        *(Case(f"{n}, calibrated", selection(n), 1000) for n in (50, 300, 5000)),
+        *(Case(f"{n}, calibrated", selection(n), 1000) for n in (50, 300, 3000)),
         Case("1,000, two in a hundred wrong", selection(1000, 1.5, 0, 3.5), 1000),
         Case("50, high confidence", selection(50, 1.0, 0, 2.5), 1000, 0.93, 1, FEW_WRONG),
-        *(Case(f"{n}, excess", selection(n, 1.5, excess=True), 1000) for n in (50, 300, 5000)),
+        *(Case(f"{n}, excess", selection(n, 1.5, excess=True), 1000) for n in (50, 300, 3000)),
         Case("1,000, excess, two in a hundred wrong", selection(1000, 1.5, 0, 3.5, excess=True), 1000),
     ],
     "ece_difference_interval": [
         Case("both calibrated", two_calibrations(1000, 1, 1, 0.95), 300, 0.95, 1, BOUNDARY),
         Case("nearly and wholly calibrated", two_calibrations(1000, 1.1, 1, 0.95), 300, 0.93, 0.98, BOUNDARY),
-        Case("both alike and bad", two_calibrations(1000, 2, 2, 0.95), 300, 0.93, 0.98, ONE_BIN),
-        Case("one bad, 10,000", two_calibrations(10_000, 1.5, 1, 0.5), 200, 0.93, 0.98, BOUNDARY),
+        Case("both alike and bad", two_calibrations(1000, 2, 2, 0.95), 300),
+        Case("one bad, 1,000", two_calibrations(1000, 2, 1, 0.95), 400),
+        Case("one bad, 10,000", two_calibrations(10_000, 1.5, 1, 0.5), 200),
     ],
 }
 
@@ -422,7 +426,7 @@ def test_null_studies_reach_no_verdict(models, monkeypatch):
     If no claim holds, every verdict is false, and at a false discovery rate of 5% one study in twenty has any: 3 or
     more of 14 in 3% of simulations. Without that control, some 28 tests at 5% would give three studies in four a
     verdict. A single test is below 5% in 5% of cases; those that search for the strongest place are corrected and lie
-    below. Of some 390 p values, 8.3% would be three standard errors too many.
+    below. Of some 270 p values, 9% would be three standard errors too many.
     """
     seen = []
 
@@ -440,11 +444,11 @@ def test_null_studies_reach_no_verdict(models, monkeypatch):
         ]
         .isin(["supported", "contradicted"])
         .any()
-        for seed in range(20)
+        for seed in range(14)
     ]
     p = np.array([min(found.p_for, found.p_against) for found in seen if not isinstance(found, str)])
     assert np.sum(decided) <= 2
-    assert len(p) > 350 and 0.01 <= np.mean(p < 0.05) <= 0.083 and 0.13 <= np.mean(p < 0.25) <= 0.32
+    assert len(p) > 250 and 0.01 <= np.mean(p < 0.05) <= 0.09 and 0.13 <= np.mean(p < 0.25) <= 0.33
 
 
 def test_pairs_that_share_a_model_count_as_one():
