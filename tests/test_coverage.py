@@ -424,9 +424,9 @@ def test_null_studies_reach_no_verdict(models, monkeypatch):
     """Tables in which no group, source, fine-tuning or prompt differs.
 
     If no claim holds, every verdict is false, and at a false discovery rate of 5% one study in twenty has any: 3 or
-    more of 14 in 3% of simulations. Without that control, some 28 tests at 5% would give three studies in four a
+    more of 20 in 8% of simulations. Without that control, some 28 tests at 5% would give three studies in four a
     verdict. A single test is below 5% in 5% of cases; those that search for the strongest place are corrected and lie
-    below. Of some 270 p values, 9% would be three standard errors too many.
+    below. Of some 390 p values, 8.3% would be three standard errors too many.
     """
     seen = []
 
@@ -444,11 +444,11 @@ def test_null_studies_reach_no_verdict(models, monkeypatch):
         ]
         .isin(["supported", "contradicted"])
         .any()
-        for seed in range(14)
+        for seed in range(20)
     ]
     p = np.array([min(found.p_for, found.p_against) for found in seen if not isinstance(found, str)])
     assert np.sum(decided) <= 2
-    assert len(p) > 250 and 0.01 <= np.mean(p < 0.05) <= 0.09 and 0.13 <= np.mean(p < 0.25) <= 0.33
+    assert len(p) > 350 and 0.01 <= np.mean(p < 0.05) <= 0.083 and 0.13 <= np.mean(p < 0.25) <= 0.32
 
 
 def test_pairs_that_share_a_model_count_as_one():
