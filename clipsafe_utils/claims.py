@@ -124,7 +124,9 @@ class Facts:
         """Standard error of the baseline line that the values are distances from; 0 where they are none.
 
         It is what a distance's interval holds beyond that of its accuracy, and all models share it, so that it stays
-        however many they are. Lines of several test sets go through the same models: their errors are not averaged out.
+        however many they are. Of images with a factor, a share of all, the line takes that share of the accuracy's
+        error back (its slope is near 1). Lines of several test sets go through the same models: their errors are not
+        averaged out.
         """
         rows = rows[rows["metric"] == "effective_robustness"]
         if rows.empty:
@@ -133,6 +135,9 @@ class Facts:
         low, high = wilson_bounds(accuracy["value"].to_numpy(), accuracy["n"].to_numpy(float), 0.95)
         errors = _errors(accuracy).fillna(pd.Series((high - low) / (2 * stats.norm.ppf(0.975)), accuracy.index))
         own = errors.reindex(pd.MultiIndex.from_frame(rows[["model", "test_set"]])).fillna(0).to_numpy()
+        whole = rows.assign(test_set=rows["test_set"].str.extract("(.*)/")[0])[["model", "test_set"]]
+        share = rows["n"].to_numpy() / accuracy["n"].reindex(pd.MultiIndex.from_frame(whole)).to_numpy(float)
+        own = own * (1 - np.nan_to_num(share).clip(0, 1))
         shared = np.sqrt(np.maximum(_errors(rows) ** 2 - own**2, 0))
         return float(shared.groupby(rows["test_set"]).median().mean())
 

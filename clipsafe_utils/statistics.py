@@ -287,11 +287,13 @@ def effective_robustness(x, y, line):
     return _clip("y", y, "linear", 0) - line.predict(x)
 
 
-def effective_robustness_interval(x, y, n_images, line, *, n_reference=None, level=0.95):
+def effective_robustness_interval(x, y, n_images, line, *, n_reference=None, nested=False, level=0.95):
     """Interval of effective robustness: Wilson for the point, on both axes, and the scatter of models for the line.
 
     The errors are independent and combined as Newcombe does for a difference: each limit lies at the root of the sum
-    of squared distances, low = d - sqrt((y - y_low)^2 + (band_high - band)^2 + ...) and likewise high.
+    of squared distances that one error alone moves the value, low = d - sqrt((d - d(y_low))^2 + (band_high - band)^2 +
+    ...) and likewise high. Where the images behind y are among those behind x, as those with a factor are among all,
+    the two errors are of the images with and without it: a lucky y moves x along, and the value by less.
 
     Parameters
     ----------
@@ -301,6 +303,8 @@ def effective_robustness_interval(x, y, n_images, line, *, n_reference=None, lev
         Images behind y, at least 1; broadcast against it.
     n_reference : int or ndarray, optional
         Images behind x; without it x is taken as exact.
+    nested : bool or ndarray of bool, default False
+        Whether the images behind y are some of those behind x, fewer than all of them.
     level : float, default 0.95
 
     Returns
@@ -317,11 +321,18 @@ def effective_robustness_interval(x, y, n_images, line, *, n_reference=None, lev
     for name, n in (("n_images", n_images), ("n_reference", n_reference)):
         if n is not None and not np.all(np.asarray(n) >= 1):
             raise ClipsafeError(f"{name} must be at least 1; got {np.min(n)}.")
-    low, high = wilson_bounds(y, np.asarray(n_images), level)
-    ends = wilson_bounds(np.asarray(x), np.asarray(n_reference), level) if n_reference is not None else (x, x)
-    ends = np.sort([line.predict(end) for end in ends], axis=0)  # a falling line swaps them
-    below = np.sqrt((y - low) ** 2 + (band.high - band.value) ** 2 + (ends[1] - band.value) ** 2)
-    above = np.sqrt((high - y) ** 2 + (band.value - band.low) ** 2 + (band.value - ends[0]) ** 2)
+    n, n_reference = np.asarray(n_images), np.inf if n_reference is None else np.asarray(n_reference)
+    if np.any(nested & (n >= n_reference)):
+        raise ClipsafeError(f"nested images must be fewer than the {np.min(n_reference)} behind x; got {np.max(n)}.")
+    share = np.where(nested, n / n_reference, 0)
+    rest = np.clip((x - share * y) / (1 - share), 0, 1)
+    of_y = wilson_bounds(y, n, level)
+    of_rest = wilson_bounds(rest, np.where(nested, n_reference - n, n_reference), level)
+    moved = [end - line.predict(share * end + (1 - share) * rest) for end in of_y]
+    moved = [moved, [y - line.predict(share * y + (1 - share) * end) for end in of_rest]]
+    below, above = value - np.min(moved, axis=1), np.max(moved, axis=1) - value  # a falling line swaps the ends
+    below = np.sqrt(np.sum(np.maximum(below, 0) ** 2, axis=0) + (band.high - band.value) ** 2)
+    above = np.sqrt(np.sum(np.maximum(above, 0) ** 2, axis=0) + (band.value - band.low) ** 2)
     return Interval(value, value - below, value + above, f"newcombe (wilson; {LINE_KIND})", level, n_images)
 
 
@@ -508,9 +519,11 @@ def correlation_interval(x, y, method="pearson", *, groups=None, level=0.95):
     Returns
     -------
     Interval
-        Of ranks it is wider than its level says below 8 samples, and shorter (90%) in small groups of nearly equal
-        ranking. NaN limits below four samples (and one more a further group), and where a variable does not vary. Equal
-        rankings count as a quarter of a step less than 1: few samples do not prove a perfect correlation.
+        Of ranks it is wider than its level says below 8 samples, and in groups of fewer. NaN limits below four samples
+        (and one more a further group), and where a variable does not vary. Equal rankings count as a quarter of a step
+        less than 1, in groups half a step: few samples do not prove a perfect correlation. In groups of m samples the
+        square of Spearman's error grows by 1 + (1/2 + 5/m) r^2 instead of 1 + r^2 / 2: found by simulation of 2 to 8
+        groups of 3 to 14 samples, where it covers 94 to 99% at 95%, and the latter 84 to 97%.
 
     References
     ----------
@@ -522,9 +535,10 @@ def correlation_interval(x, y, method="pearson", *, groups=None, level=0.95):
     kind = "fisher" if method == "pearson" else "fisher (bonett, wright)"
     if degrees < 1 or np.isnan(value):
         return Interval(value, np.nan, np.nan, kind, level, n)
-    error = np.sqrt((1 + (value**2 / 2 if method == "spearman" else 0)) / degrees)
     sizes = np.array([n]) if groups is None else np.unique(groups, return_counts=True)[1]
-    most = 1 - (1e-12 if method == "pearson" else 3 / np.sum(sizes**3 - sizes))
+    growth, step = (1 / 2, 1 / 4) if groups is None else (1 / 2 + 5 / sizes.mean(), 1 / 2)
+    error = np.sqrt((1 + (growth * value**2 if method == "spearman" else 0)) / degrees)
+    most = 1 - (1e-12 if method == "pearson" else 12 * step / np.sum(sizes**3 - sizes))
     z, half = np.arctanh(np.clip(value, -most, most)), ndtri((1 + level) / 2) * error
     return Interval(value, float(np.tanh(z - half)), float(np.tanh(z + half)), kind, level, n)
 

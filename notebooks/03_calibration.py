@@ -490,9 +490,11 @@ present.results(study, by_factor, "calibration_by_factor")
 # ECE sees the top label only and depends on its bins. Its estimate adds up absolute gaps, so noise alone makes it
 # larger, the more the fewer the images; its interval is one of the error that the model has with these bins, with the
 # noise removed, and a model that may be calibrated has an interval down to 0. The value can lie above its own interval.
-# Equal-mass and classwise errors, Brier scores and AURC have no interval for a single model; those of groups are over
-# models. Published predictions carry the top-1 probability alone, so neither NLL nor a temperature can be computed
-# from them. A line through models of different size and training is no effect of accuracy.
+# Equal-mass ECE has an interval of the same kind where at least as many images are wrong, and right, as there are bins;
+# that of AURC is a jackknife's. Classwise errors have none for a single model: most of their many gaps are noise, and
+# what remains without it cannot be told from so few images a class; intervals of groups are over models. Published
+# predictions carry the top-1 probability alone, so neither NLL nor a temperature can be computed from them. A line
+# through models of different size and training is no effect of accuracy.
 #
 # ## References
 #

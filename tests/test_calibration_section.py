@@ -9,6 +9,7 @@ from scipy import stats
 from scipy.special import log_softmax, softmax
 
 from clipsafe_utils import sections
+from clipsafe_utils.intervals import aurc_interval, ece_interval
 from clipsafe_utils.metrics import (
     aurc,
     classwise_ece,
@@ -119,6 +120,24 @@ def test_every_error_is_that_of_the_held_out_images(study, calibration):
             assert (found.value, found.n) == (pytest.approx(number, abs=1e-5), len(labels)), metric + suffix
     ece = calibration[calibration["test_set"] == "id"].pivot_table(index="model", columns="metric", values="value")
     assert (ece["ece_scaled"] < ece["ece"] / 2).all() and (ece["overconfidence"] > 0.1).all()
+
+
+def test_every_error_but_the_classwise_has_an_interval_over_images(study, calibration):
+    without = calibration[calibration["ci_low"].isna()]
+    assert set(without["metric"]) == {"temperature", "ece_classwise", "ece_classwise_scaled"}
+    logits, labels = study.halves("standard-1", "id")[1]
+    probs = softmax(logits.astype(float), axis=1)
+    own = probs.max(axis=1), probs.argmax(axis=1) == labels
+    brier = np.sum((probs - np.eye(6)[labels]) ** 2, axis=1)
+    expected = {
+        "ece_equal_mass": ece_interval(*own, binning="mass")[1:3],
+        "brier": stats.t.interval(0.95, len(labels) - 1, brier.mean(), stats.sem(brier)),
+        "aurc": aurc_interval(*own)[1:3],
+        "excess_aurc": aurc_interval(*own, excess=True)[1:3],
+    }
+    for metric, limits in expected.items():
+        found = value(calibration, model="standard-1", test_set="id", metric=metric)
+        assert (found.ci_low, found.ci_high) == pytest.approx(limits, abs=1e-5) and found.ci_low < found.value, metric
 
 
 def test_the_outputs_of_a_model_on_a_set_are_looked_at_once(study):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from clipsafe_utils import claims
+from clipsafe_utils.statistics import effective_robustness_interval, fit_accuracy_line
 from clipsafe_utils.table import tidy
 from clipsafe_utils.zoo import load_zoo, zoo_frame
 
@@ -57,6 +58,29 @@ def table_of(models, rng, strength):
     return tidy(rows)
 
 
+@pytest.mark.parametrize(("test_set", "nested"), [("id/pose", True), ("sketch", False), ("video/pm10", False)])
+def test_error_of_the_line_is_what_accuracies_leave(rng, test_set, nested):
+    x = rng.uniform(0.5, 0.8, 12)
+    rest, y = x + 0.02, x - 0.02 + rng.normal(0, 0.003, 12)
+    overall = 0.4 * y + 0.6 * rest if nested else x
+    line = fit_accuracy_line(overall, y, "linear")
+    found = effective_robustness_interval(overall, y, 8000, line, n_reference=20_000, nested=nested)
+    names = [f"m{k}" for k in range(12)]
+
+    def rows(metric, test_set, value, n, low=np.nan, high=np.nan):
+        known = {"model": names, "test_set": test_set, "metric": metric, "value": value, "n": n}
+        return pd.DataFrame(known | {"ci_low": low, "ci_high": high, "ci_level": 0.95})
+
+    distances = rows("effective_robustness", test_set, found.value, 8000, found.low, found.high)
+    accuracies = [rows("accuracy", "id", overall, 20_000), rows("accuracy", test_set, y, 8000)]
+    facts = claims.Facts(
+        pd.concat([*accuracies, distances]), pd.DataFrame({"group": "standard"}, index=names), "id", 0.95
+    )
+    band, of_x = line.band(overall), np.sqrt(overall * (1 - overall) / 20_000) * line.slope
+    expected = np.hypot((band.high - band.low) / (2 * 1.96), of_x * np.sqrt(0.6 if nested else 1))
+    assert facts._line_error(distances) == pytest.approx(np.median(expected), rel=0.15)
+
+
 SYMMETRIC = {"1a", "1b", "6d", "2d", "3e", "5b", "5d", "5f", "6a", "6b", "6c"}
 
 
@@ -75,15 +99,6 @@ def test_every_directed_claim_is_contradicted_where_the_opposite_holds(models, r
     directed = found.drop(list(SYMMETRIC))
     assert set(directed) == {"contradicted"}, directed[directed != "contradicted"]
     assert set(found[list(SYMMETRIC)]) == {"supported"}, "these hold in either direction"
-
-
-def test_no_effect_no_verdict(models):
-    """Under the null hypothesis of every claim, few suites have any verdict at all."""
-    decided = [
-        verdicts(models, np.random.default_rng(seed), 0).drop("3f").isin(claims.VERDICTS[:2]).any()
-        for seed in range(60)
-    ]
-    assert np.mean(decided) < 0.15
 
 
 def test_other_prompt_sets_count_in_claims_about_prompts_alone(models, rng):

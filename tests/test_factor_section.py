@@ -14,7 +14,7 @@ from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.params import load_parameters
 from clipsafe_utils.published import read_cue_conflict_trials
 from clipsafe_utils.shrinkage import errors_by_count, errors_by_image, shrink_robustness
-from clipsafe_utils.statistics import fit_accuracy_line, wilson_interval
+from clipsafe_utils.statistics import effective_robustness_interval, fit_accuracy_line, wilson_interval
 from clipsafe_utils.study import Study
 
 NAMES = [f"x/{factor}" for factor in FACTORS[:3]]
@@ -149,6 +149,20 @@ def test_no_match_is_said(study, rows):
 
 
 # -- shrinkage ---------------------------------------------------------------------------------------------------------
+
+
+def test_images_with_a_factor_count_among_all_but_not_those_of_another_set(study, rows, robust):
+    found, lines, _ = robust
+    model = rows["model"].iloc[0]
+    x, y = (rows.loc[rows["model"].eq(model) & rows["test_set"].eq(name), "value"].item() for name in ("x", NAMES[2]))
+    line = lines[NAMES[2]]
+    for name, nested in ((NAMES[2], True), ("elsewhere/color", False)):
+        if not nested:
+            moved = rows.assign(test_set=rows["test_set"].replace(NAMES[2], name))
+            found, _, _ = sections.robustness(study, moved, [name], x_set="x")
+        interval = effective_robustness_interval(x, y, 900, line, n_reference=2000, nested=nested)
+        one = found[found["model"].eq(model) & found["test_set"].eq(name)].iloc[0]
+        assert (one["ci_low"], one["ci_high"]) == pytest.approx((interval.low, interval.high))
 
 
 def test_shrunken_rows_are_those_of_the_counts_where_answers_are_not_published(study, rows, robust):

@@ -18,6 +18,8 @@ from scipy.special import softmax as scipy_softmax
 
 from clipsafe_utils import metrics
 from clipsafe_utils.errors import ClipsafeError
+from clipsafe_utils.metrics.calibration import brier_scores
+from clipsafe_utils.metrics.selective import aurc_without_each
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 EIGHT = np.array([0.52, 0.58, 0.64, 0.69, 0.73, 0.78, 0.86, 0.97]), np.array([1, 0, 1, 0, 0, 1, 1, 0])
@@ -248,6 +250,16 @@ def test_risk_is_the_mean_over_all_orders_of_ties(case):
     assert metrics.excess_aurc(confidence, correct) == pytest.approx(area - best, abs=1e-12)
 
 
+@QUICK
+@given(few_confidences())
+def test_areas_without_each_sample_are_those_of_the_others(case):
+    confidence, correct = (np.array(values * 2) for values in case)
+    for excess, area in enumerate((metrics.aurc, metrics.excess_aurc)):
+        others = [area(np.delete(confidence, i), np.delete(correct, i)) for i in range(len(correct))]
+        found = aurc_without_each(confidence, correct, excess=bool(excess))
+        np.testing.assert_allclose(found, others, atol=1e-12)
+
+
 def test_aurc_knows_only_the_order_and_is_the_error_rate_where_there_is_none(rng):
     confidence, correct = rng.random(500), rng.random(500) < 0.6
     assert metrics.aurc(confidence, correct) == metrics.aurc(confidence**3, correct)
@@ -296,6 +308,9 @@ def test_logit_metrics_equal_textbook_formulas(rng, dtype):
     )
     assert metrics.brier_score(logits, labels, temperature=1.3) == pytest.approx(
         ((p - hot) ** 2).sum(axis=1).mean(), **tolerance
+    )
+    np.testing.assert_allclose(
+        brier_scores(logits, labels, temperature=1.3), ((p - hot) ** 2).sum(axis=1), atol=tolerance["abs"]
     )
     confidence, correct = metrics.confidence_and_correct(logits, labels, temperature=1.3)
     np.testing.assert_allclose(confidence, p.max(axis=1), atol=tolerance["abs"])

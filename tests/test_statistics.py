@@ -10,6 +10,7 @@ from scipy.special import logit
 
 from clipsafe_utils import metrics
 from clipsafe_utils.errors import ClipsafeError
+from clipsafe_utils.intervals import aurc_interval, ece_interval
 from clipsafe_utils.statistics import (
     Interval,
     auroc_interval,
@@ -224,6 +225,29 @@ def test_interval_joins_point_and_line(rng):
     assert both.high[1] > both.value[1] and "wilson" in both.kind
 
 
+def test_images_with_a_factor_are_some_of_all_images(rng):
+    """45 of 60 right with the factor and 130 of 240 without: each error alone, the other at its value."""
+    line = fit_accuracy_line(*make_models(rng))
+    band, own, others = line.band(175 / 300), wilson_interval(45, 60), wilson_interval(130, 240)
+    found = effective_robustness_interval(175 / 300, 0.75, 60, line, n_reference=300, nested=True)
+
+    def moved(y, rest):
+        return abs(y - line.predict((60 * y + 240 * rest) / 300) - found.value)
+
+    below = [moved(own.low, 130 / 240), moved(0.75, others.high), band.high - band.value]
+    above = [moved(own.high, 130 / 240), moved(0.75, others.low), band.value - band.low]
+    assert found.value == pytest.approx(0.75 - band.value)
+    assert (found.value - found.low, found.high - found.value) == pytest.approx(
+        (np.hypot.reduce(below), np.hypot.reduce(above))
+    )
+    apart = effective_robustness_interval(175 / 300, 0.75, 60, line, n_reference=300)
+    both = effective_robustness_interval(175 / 300, 0.75, 60, line, n_reference=300, nested=np.array([True, False]))
+    assert found.low > apart.low and found.high < apart.high
+    assert both.low.tolist() == [found.low, apart.low]
+    with pytest.raises(ClipsafeError, match="nested images must be fewer than the 60 behind x; got 60"):
+        effective_robustness_interval(0.7, 0.7, 60, line, n_reference=60, nested=True)
+
+
 def test_interval_covers_the_true_distance(rng):
     expected = stats.norm.cdf(-0.6 + 0.9 * stats.norm.ppf(0.7))
     hits = 0
@@ -251,6 +275,37 @@ def test_factor_robustness_of_the_two_clip_models_in_the_published_table(publish
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("excess", [False, True])
+def test_aurc_interval_is_as_wide_as_a_bootstraps(rng, excess):
+    confidence = rng.random(600).round(2)
+    correct = rng.random(600) < 0.3 + 0.6 * confidence
+    area = metrics.excess_aurc if excess else metrics.aurc
+    found, resampled = aurc_interval(confidence, correct, excess=excess), bootstrap_ci(area, confidence, correct)
+    assert found.value == resampled.value and found.n == 600
+    assert found.high - found.low == pytest.approx(resampled.high - resampled.low, rel=0.1)
+    half = (found.high - found.low) / 2
+    assert abs(found.low - resampled.low) < 0.25 * half and abs(found.high - resampled.high) < 0.25 * half
+
+
+def test_areas_that_a_single_image_decides_have_no_interval():
+    assert np.isnan(aurc_interval([0.9, 0.8, 0.7], [True, False, True]).low)
+    assert np.isnan(aurc_interval([0.9, 0.8, 0.7], [True, True, True]).high)
+    oracle = aurc_interval(np.repeat([0.9, 0.1], 20), np.repeat([True, False], 20), excess=True)
+    assert oracle.value == pytest.approx(0, abs=1e-12) and np.isnan(oracle.low)
+
+
+def test_ece_interval_has_the_bins_of_either_error(rng):
+    confidence = rng.beta(4, 2, 500).round(2)
+    correct = rng.random(500) < confidence**2
+    both = [ece_interval(confidence, correct, n_bins=9, binning=binning) for binning in ("width", "mass")]
+    assert both[0].value == metrics.expected_calibration_error(confidence, correct, n_bins=9)
+    assert both[1].value == metrics.equal_mass_ece(confidence, correct, n_bins=9)
+    assert all(0 < one.low < one.high < 1 for one in both) and both[0][1:3] != both[1][1:3]
+    assert np.isnan(ece_interval(confidence, np.arange(500) > 5, n_bins=9, binning="mass").low), "six are wrong"
+    with pytest.raises(ClipsafeError, match="binning must be"):
+        ece_interval(confidence, correct, binning="equal")
 
 
 @pytest.mark.parametrize(

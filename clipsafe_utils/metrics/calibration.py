@@ -187,7 +187,9 @@ def classwise_ece(logits, labels, *, n_bins=15, temperature=1.0):
 
     For class k the gap is between the mean probability of k and the share of samples labelled k, in the equal-width,
     right-closed bins of `expected_calibration_error`. With 1,000 classes most probabilities are near 0, so values are
-    small: compare only at an equal number of classes.
+    small: compare only at an equal number of classes, and of samples, since with few of each class most of the value is
+    noise. It has no interval: noise can be removed from the sum of 15 gaps (`ece_interval`), not from that of thousands
+    with about as many unknown sizes; the same method covers 23 to 100% of simulations with 100 classes.
 
     Parameters
     ----------
@@ -211,12 +213,12 @@ def classwise_ece(logits, labels, *, n_bins=15, temperature=1.0):
     Kull et al. NeurIPS 2019.  Nixon et al. CVPR workshops 2019 (SCE).
     """
     logits, labels = _checked(logits, labels)
-    edges, n_classes = _edges(n_bins), logits.shape[1]
-    gaps, first = np.zeros(n_classes * n_bins), n_bins * np.arange(n_classes)
+    first = n_bins * np.arange(logits.shape[1])
+    gaps = np.zeros(logits.shape[1] * n_bins)
     for rows, _, _, z in shifted_rows(logits, temperature):
         p = _probabilities(z).astype(np.float64)
-        index, above = np.tile(first, (len(p), 1)), p > edges[1]  # most probabilities lie in the first bin
-        index[above] += np.searchsorted(edges[1:-1], p[above], side="left")
+        index, above = np.tile(first, (len(p), 1)), p > 1 / n_bins  # most probabilities lie in the first bin
+        index[above] += bin_index(p[above], n_bins)[1]
         p[np.arange(len(p)), labels[rows]] -= 1
         gaps += np.bincount(index.ravel(), weights=p.ravel(), minlength=len(gaps))
     return float(np.abs(gaps).sum() / logits.size)
@@ -270,12 +272,17 @@ def brier_score(logits, labels, *, temperature=1.0):
     ----------
     Brier. Monthly Weather Review 78, 1950.
     """
+    return float(brier_scores(logits, labels, temperature=temperature).mean())
+
+
+def brier_scores(logits, labels, *, temperature=1.0):
+    """Of each sample what `brier_score` is the mean of: float64, shape (n_samples,)."""
     logits, labels = _checked(logits, labels)
-    total = 0.0
+    scores = np.empty(len(labels))
     for rows, _, _, z in shifted_rows(logits, temperature):
         p = _probabilities(z)
-        total += np.vecdot(p, p).sum(dtype=np.float64) - 2 * _at(p, labels[rows]).sum()
-    return max(float(1 + total / len(labels)), 0.0)
+        scores[rows] = 1 + np.vecdot(p, p).astype(np.float64) - 2 * _at(p, labels[rows])
+    return np.maximum(scores, 0)
 
 
 def brier_decomposition(logits, labels, *, n_bins=15, temperature=1.0):
@@ -407,6 +414,22 @@ def shifted_rows(logits, temperature=1.0):
         yield rows, top, peak[:, 0].astype(np.float64), z
 
 
+def bin_index(confidence, n_bins, binning="width"):
+    """Edges of n_bins bins over [0, 1], and the bin of each confidence; all that bins confidences goes through here.
+
+    Bins are closed on the right and have equal "width", or are cut at quantiles of the confidences ("mass").
+    """
+    if n_bins != int(n_bins) or n_bins < 1:
+        raise ClipsafeError(f"n_bins must be a whole number of at least 1; got {n_bins}.")
+    edges = np.arange(n_bins + 1) / n_bins  # k / n_bins correctly rounded: equal to the literal a user types
+    if binning == "mass":
+        last = np.ceil(np.arange(1, n_bins) * len(confidence) / n_bins).astype(int) - 1
+        edges[1:-1] = np.sort(confidence)[np.maximum(last, 0)]
+    elif binning != "width":
+        raise ClipsafeError(f'binning must be "width" or "mass"; got {binning!r}.')
+    return edges, np.searchsorted(edges[1:-1], confidence, side="left")
+
+
 def check_level(level):
     """Refuse a confidence level that is no fraction in (0, 1)."""
     if not 0 < level < 1:
@@ -459,22 +482,10 @@ def _checked(logits, labels):
     return logits, labels
 
 
-def _edges(n_bins):
-    if n_bins != int(n_bins) or n_bins < 1:
-        raise ClipsafeError(f"n_bins must be a whole number of at least 1; got {n_bins}.")
-    return np.arange(n_bins + 1) / n_bins  # k / n_bins correctly rounded: equal to the literal a user types
-
-
 def _binned(confidence, correct, n_bins, binning):
     """Edges, counts, and mean confidence and accuracy of bins, NaN where one is empty."""
     confidence, correct = checked_confidence(confidence, correct)
-    edges = _edges(n_bins)
-    if binning == "mass":
-        last = np.ceil(np.arange(1, n_bins) * len(confidence) / n_bins).astype(int) - 1
-        edges[1:-1] = np.sort(confidence)[np.maximum(last, 0)]
-    elif binning != "width":
-        raise ClipsafeError(f'binning must be "width" or "mass"; got {binning!r}.')
-    index = np.searchsorted(edges[1:-1], confidence, side="left")
+    edges, index = bin_index(confidence, n_bins, binning)
     count = np.bincount(index, minlength=n_bins)
     right = np.bincount(index, weights=correct, minlength=n_bins)
     size = np.where(count, count, np.nan)
@@ -497,11 +508,11 @@ def _probabilities(z):
 
 def _class_bins(logits, labels, n_bins, temperature):
     """Count of samples and sums of p, p**2, y and p * y, each of shape (n_classes, n_bins)."""
-    edges, n_classes = _edges(n_bins), logits.shape[1]
+    n_classes = logits.shape[1]
     sums = np.zeros((5, n_classes * n_bins))
     for rows, _, _, z in shifted_rows(logits, temperature):
         p = _probabilities(z).astype(np.float64)
-        index = np.searchsorted(edges[1:-1], p, side="left") + n_bins * np.arange(n_classes)
+        index = bin_index(p, n_bins)[1] + n_bins * np.arange(n_classes)
         of_label, here = _at(p, labels[rows]), _at(index, labels[rows]).astype(int)
         size = sums.shape[1]
         sums[0] += np.bincount(index.ravel(), minlength=size)

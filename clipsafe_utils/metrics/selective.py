@@ -72,6 +72,7 @@ def aurc(confidence, correct):
     See Also
     --------
     excess_aurc : what is left when the error rate is taken out.
+    clipsafe_utils.intervals.aurc_interval : the interval to report with it.
 
     References
     ----------
@@ -101,5 +102,50 @@ def excess_aurc(confidence, correct):
     """
     confidence, correct = checked_confidence(confidence, correct)
     n, right = len(correct), int(correct.sum())
-    answered = np.arange(right + 1, n + 1)  # the oracle errs only beyond the correct ones
-    return max(aurc(confidence, correct) - float(np.sum((answered - right) / answered)) / n, 0.0)
+    oracle = (n - right - right * (_harmonic(n)[n] - _harmonic(n)[right])) / n
+    return max(aurc(confidence, correct) - float(oracle), 0.0)
+
+
+def aurc_without_each(confidence, correct, *, excess=False):
+    """Area (or excess area) that is left when each sample in turn is taken out, as for a jackknife.
+
+    A wrong sample at place j adds 1/k to the risk of every k >= j, so that an area is a sum of harmonic numbers over
+    the wrong ones; without a sample, those behind it move up by one place. Takes a sort, not n areas.
+
+    Parameters
+    ----------
+    confidence, correct
+        As in `risk_coverage`; two samples or more.
+    excess : bool, default False
+        Of `excess_aurc`, else of `aurc`.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_samples,)
+    """
+    confidence, correct = checked_confidence(confidence, correct)
+    n, wrong = len(correct), ~correct
+    _, tied, size = np.unique(-confidence, return_inverse=True, return_counts=True)
+    last = np.cumsum(size)
+    first = last - size
+    harmonic = _harmonic(n)
+    summed = np.append(0, np.cumsum(harmonic))
+
+    def mean(first, last):
+        """Mean of the harmonic numbers first, ..., last - 1: of samples that tie for the places after `first`."""
+        return (summed[last] - summed[first]) / np.maximum(last - first, 1)
+
+    errors = np.bincount(tied, wrong)
+    ahead, behind = errors * mean(first, last), errors * mean(np.maximum(first - 1, 0), last - 1)
+    ahead, behind = np.cumsum(ahead) - ahead, behind.sum() - np.cumsum(behind)
+    beside = (errors[tied] - wrong) * mean(first, last - 1)[tied]
+    left = harmonic[n - 1] * (wrong.sum() - wrong) - ahead[tied] - beside - behind[tied]
+    if excess:
+        right = correct.sum() - correct
+        left = left - (n - 1 - right) + right * (harmonic[n - 1] - harmonic[right])
+    return left / (n - 1)
+
+
+def _harmonic(n):
+    """Harmonic numbers 0, ..., n."""
+    return np.append(0, np.cumsum(1 / np.arange(1, n + 1)))

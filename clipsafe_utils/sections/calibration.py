@@ -6,17 +6,9 @@ import numpy as np
 import pandas as pd
 
 from clipsafe_utils.errors import ClipsafeError
-from clipsafe_utils.intervals import ece_interval
-from clipsafe_utils.metrics import (
-    aurc,
-    brier_score,
-    classwise_ece,
-    confidence_and_correct,
-    equal_mass_ece,
-    excess_aurc,
-    fit_temperature,
-    reliability_curve,
-)
+from clipsafe_utils.intervals import aurc_interval, ece_interval
+from clipsafe_utils.metrics import classwise_ece, confidence_and_correct, fit_temperature, reliability_curve
+from clipsafe_utils.metrics.calibration import brier_scores
 from clipsafe_utils.published import read_imagenet_x_predictions
 from clipsafe_utils.sections.rows import row
 from clipsafe_utils.statistics import mean_interval, split_mask
@@ -40,8 +32,8 @@ class Scored(NamedTuple):
     """Shape (1 or 2, n)."""
     nll: np.ndarray
     brier: np.ndarray
-    """Shape (1 or 2,)."""
     classwise: np.ndarray
+    """Shape (1 or 2,)."""
 
 
 def calibration(study, prompts=None):
@@ -56,7 +48,7 @@ def calibration(study, prompts=None):
         Tidy: "ece", "ece_equal_mass", "ece_classwise", "nll", "brier", "mean_confidence", "overconfidence" (mean
         confidence minus accuracy), "aurc" and "excess_aurc" (beyond an oracle), with the suffix "_scaled" after
         scaling; "temperature". Of published predictions, which are top-1 confidences, "ece", "ece_equal_mass" and the
-        areas.
+        areas. All have intervals over images but the classwise error (`classwise_ece` says why).
     """
     p = study.parameters
     if study.is_published:
@@ -111,10 +103,10 @@ def scored_images(study, model, name, temperature, prompts=None):
     """
     temperatures = [1.0] + [temperature] * bool(np.isfinite(temperature))
     without = split(study) if name == study.parameters.id_set else None
-    return Scored(*study.ask(_scored, model, name, prompts=prompts, temperatures=temperatures, without=without))
+    return Scored(*study.ask(_score_images, model, name, prompts=prompts, temperatures=temperatures, without=without))
 
 
-def _scored(logits, labels, temperatures, without):
+def _score_images(logits, labels, temperatures, without):
     if without:
         held_out = ~split_mask(labels, **without)
         logits, labels = logits[held_out], labels[held_out]
@@ -123,7 +115,7 @@ def _scored(logits, labels, temperatures, without):
         *(confidence_and_correct(logits, labels, temperature=t) for t in temperatures), strict=True
     )
     nll = [below_top / t - np.log(own) for t, own in zip(temperatures, confidence, strict=True)]
-    brier = [brier_score(logits, labels, temperature=t) for t in temperatures]
+    brier = [brier_scores(logits, labels, temperature=t) for t in temperatures]
     classwise = [classwise_ece(logits, labels, n_bins=CLASSWISE_BINS, temperature=t) for t in temperatures]
     return correct[0], np.array(confidence), np.array(nll), np.array(brier), np.array(classwise)
 
@@ -133,26 +125,31 @@ def _calibration_rows(model, name, protocol, scored, p):
     for suffix, confidence, nll, brier, classwise in zip(SUFFIXES, *scored[1:], strict=False):
         intervals = {
             "ece": ece_interval(confidence, correct, n_bins=p.n_bins, level=p.ci_level),
-            "ece_equal_mass": (equal_mass_ece(confidence, correct, n_bins=p.n_bins), n),
             "ece_classwise": (float(classwise), n),
             "nll": mean_interval(nll, level=p.ci_level),
-            "brier": (float(brier), n),
+            "brier": mean_interval(brier, level=p.ci_level),
             "mean_confidence": mean_interval(confidence, level=p.ci_level),
             "overconfidence": mean_interval(confidence - correct, level=p.ci_level),
-            "aurc": (aurc(confidence, correct), n),
-            "excess_aurc": (excess_aurc(confidence, correct), n),
         }
-        for metric, interval in intervals.items():
+        for metric, interval in (intervals | _of_order(confidence, correct, p)).items():
             yield row(model, name, protocol, metric + suffix, interval)
 
 
+def _of_order(confidence, correct, p):
+    """Metric -> Interval of what cuts or ranks images by their order of confidence."""
+    return {
+        "ece_equal_mass": ece_interval(confidence, correct, n_bins=p.n_bins, binning="mass", level=p.ci_level),
+        "aurc": aurc_interval(confidence, correct, level=p.ci_level),
+        "excess_aurc": aurc_interval(confidence, correct, excess=True, level=p.ci_level),
+    }
+
+
 def _published_rows(study, table):
-    n_bins, protocols = study.parameters.n_bins, table.set_index("model")["protocol"]
+    protocols = table.set_index("model")["protocol"]
     for model, images in read_imagenet_x_predictions(study.published_folder).groupby("model"):
         own = images["confidence"].to_numpy(), images["correct"].to_numpy()
-        found = {"ece_equal_mass": equal_mass_ece(*own, n_bins=n_bins), "aurc": aurc(*own)}
-        for metric, value in (found | {"excess_aurc": excess_aurc(*own)}).items():
-            yield row(model, "imagenet_val", protocols[model], metric, (value, len(images)))
+        for metric, interval in _of_order(*own, study.parameters).items():
+            yield row(model, "imagenet_val", protocols[model], metric, interval)
 
 
 def reliability_curves(study):

@@ -5,12 +5,8 @@ import functools
 import numpy as np
 
 from clipsafe_utils.datasets import factor_annotations
-from clipsafe_utils.metrics import (
-    confidence_and_correct,
-    expected_calibration_error,
-    reliability_curve,
-    risk_coverage,
-)
+from clipsafe_utils.metrics import confidence_and_correct, expected_calibration_error, risk_coverage
+from clipsafe_utils.metrics.calibration import bin_index
 from clipsafe_utils.published import read_imagenet_x_predictions
 from clipsafe_utils.sections.calibration import SUFFIXES, fitted_temperature, scored_images
 from clipsafe_utils.sections.factors import shown_factors
@@ -137,8 +133,7 @@ def _draws(n, size, seed):
 
 def _eces(confidence, correct, draws, n_bins):
     """Expected calibration error of each draw of images."""
-    edges = reliability_curve(confidence, correct, n_bins=n_bins).edges
-    index = np.searchsorted(edges[1:-1], confidence, side="left") + n_bins * np.arange(DRAWS)[:, None]
+    index = bin_index(confidence, n_bins)[1] + n_bins * np.arange(DRAWS)[:, None]
     index, gap = np.take_along_axis(index, draws, axis=1), (confidence - correct)[draws]
     gaps = np.bincount(index.ravel(), gap.ravel(), minlength=DRAWS * n_bins).reshape(DRAWS, n_bins)
     return np.abs(gaps).sum(axis=1) / draws.shape[1]

@@ -113,12 +113,14 @@ def robustness(study, table, test_sets, *, x_set, baseline=None):
             )
             continue
         lines[name] = fit_accuracy_line(x[fitted].to_numpy(), y[fitted].to_numpy(), p.line_scale)
+        n, n_reference = np.maximum(counts.loc[y.index, [name, axes[name]]].to_numpy(int), 1).T
         interval = effective_robustness_interval(
             x.to_numpy(),
             y.to_numpy(),
-            np.maximum(counts.loc[y.index, name].to_numpy(int), 1),
+            n,
             lines[name],
-            n_reference=np.maximum(counts.loc[y.index, axes[name]].to_numpy(int), 1),
+            n_reference=n_reference,
+            nested=(name.partition("/")[0] == axes[name]) & (n < n_reference),  # images with a factor, among all
             level=p.ci_level,
         )
         protocol = f"{p.line_scale} line over {fitted.sum()} {baseline} models, x = {axes[name]}"
