@@ -531,7 +531,7 @@ def judge_claims(table, models, *, id_set, prompts="", level=0.95):
     decided = np.where(frame["holds"].eq(True), "supported", "contradicted")
     judged = np.where(frame["p_adjusted"] < 1 - level, decided, "inconclusive")
     frame["verdict"] = np.where(tested, judged, "not testable")
-    return frame.drop(columns=["p", "holds"])
+    return frame.drop(columns=["p", "holds"]).astype({"n_models": "Int64", "n_images": "Int64"})
 
 
 _COLUMNS = [

@@ -466,7 +466,7 @@ def test_pairs_that_share_a_model_count_as_one():
         found = facts.paired(table.assign(value=rng.normal(size=len(names))), pairs, 0)
         p.append(min(found.p_for, found.p_against))
     assert 0.028 <= np.mean(np.array(p) < 0.05) <= 0.072
-    assert found.note == "32 pairs, 4 without a model in common"
+    assert found.note == "32 pairs, 4 of them independent"
 
 
 def test_null_tables_raise_flags_once_in_twenty():
