@@ -21,7 +21,7 @@ from clipsafe_utils.decomposition import on_front, variance_components, variance
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.metrics import confidence_and_correct, expected_calibration_error, fit_temperature
 from clipsafe_utils.params import load_parameters
-from clipsafe_utils.present import prompt_sentences
+from clipsafe_utils.present import basics, prompt_sentences
 from clipsafe_utils.statistics import split_mask
 from clipsafe_utils.study import Study
 from clipsafe_utils.table import tidy
@@ -261,6 +261,8 @@ def test_front_of_means_and_of_models(clips):
     means = objectives[columns].groupby("prompts", sort=False).mean()
     np.testing.assert_allclose(front[columns], means)
     assert front["on_front"].tolist() == on_front(means.to_numpy() * sign).tolist()
+    pair = means[["auroc", "ece"]].to_numpy() * [1, -1]
+    assert front["on_front_auroc_ece"].tolist() == on_front(pair).tolist()
     own = [on_front(objectives.loc[model, columns].to_numpy() * sign) for model in objectives.index.unique("model")]
     np.testing.assert_allclose(front["models_on_front"], np.mean(own, axis=0))
     assert front["resamples_on_front"].between(0, 1).all() and front["resamples_on_front"].max() > 0.3
@@ -367,7 +369,8 @@ def test_one_model_and_none_are_said_and_not_judged(tmp_path, monkeypatch):
 def shown(monkeypatch, show):
     """What is displayed as text."""
     said = []
-    monkeypatch.setattr(prompt_sentences, "display", lambda thing: said.append(thing.data))
+    for module in (basics, prompt_sentences):
+        monkeypatch.setattr(module, "display", lambda thing: said.append(thing.data))
     show()
     return "\n".join(said)
 
@@ -446,6 +449,10 @@ def test_front_fills_the_marks_of_those_that_no_other_beats():
             "ece": [0.07, 0.06, 0.08, 0.05, 0.5],
             "auroc": [0.70, 0.71, 0.69, 0.70, 0.5],
             "on_front": [True, True, False, True, False],
+            "on_front_accuracy_auroc": [True, True, False, False, False],
+            "on_front_accuracy_ece": [True, True, False, True, False],
+            "on_front_auroc_ece": [False, True, False, True, False],
+            "outside": [False, False, False, False, True],
         }
     )
     front = front.assign(**{f"{key}_{end}": np.nan for key in ("accuracy", "ece", "auroc") for end in ("low", "high")})
