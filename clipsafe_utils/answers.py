@@ -11,6 +11,7 @@ from collections import defaultdict
 
 from clipsafe_utils.content import content_key
 from clipsafe_utils.inference import evaluate, plan
+from clipsafe_utils.memory import Memory
 
 
 def answer(study, model, name, identity, compute):
@@ -51,6 +52,7 @@ def settle(study, model, units):
     alone.adapters = {model: study.adapters[model]}
     alone.missing, alone.collected = dict(study.missing), defaultdict(dict)
     alone._units = {pair: unit for pair, unit in (known | units).items() if hasattr(unit, "key")}
+    alone.memory = Memory()
     alone._evaluated, alone._saved = set(study.images), []
     alone.quarantined = frozenset()
     for question in (golden_numbers, *PER_MODEL):

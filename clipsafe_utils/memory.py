@@ -16,7 +16,7 @@ class Memory:
         Bytes up to which an answer stays.
     """
 
-    def __init__(self, most=2**29, small=2**12):
+    def __init__(self, most=2**31, small=2**12):
         self.most, self.small, self.size = most, small, 0
         self._small, self._large = {}, OrderedDict()
 

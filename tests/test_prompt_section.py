@@ -241,6 +241,27 @@ def test_mean_effects_are_paired_t_tests_by_source(clips):
     assert by_b["value"] == pytest.approx(change[1]) and np.isnan(by_b["ci_low"]), "one model says nothing of others"
 
 
+def test_two_sets_of_the_readers_choice_are_compared_directly(clips):
+    study, _, objectives = clips
+    turned = sections.prompt_effects(study, reference="bare")
+    mine, usual = (
+        rows[rows["metric"].str.endswith("_difference")].set_index(["model", "test_set", "metric", "protocol"])
+        for rows in (turned, sections.prompt_effects(study))
+    )
+    assert set(turned.loc[turned["metric"] == "ece_difference", "protocol"]) == {"prompts mine", "prompts loud"}
+    back = mine.xs("prompts mine", level="protocol")
+    there = usual.xs("prompts bare", level="protocol").loc[back.index]
+    np.testing.assert_allclose(back["value"], -there["value"], atol=1e-12)
+    np.testing.assert_allclose(back[["ci_low", "ci_high"]], -there[["ci_high", "ci_low"]], atol=1e-6)
+    means = sections.mean_effects(study, objectives, "bare").set_index(["test_set", "metric"])
+    wide = objectives["ece"].swaplevel()
+    test = stats.ttest_rel(wide["loud"], wide["bare"]).confidence_interval(0.95)
+    one = means.loc["loud", "ece_difference"]
+    assert (one["ci_low"], one["ci_high"]) == (pytest.approx(test.low), pytest.approx(test.high))
+    with pytest.raises(ClipsafeError, match="unknown prompt set 'bar'; did you mean 'bare'"):
+        sections.prompt_effects(study, reference="bar")
+
+
 def test_variance_is_that_of_the_grid(clips):
     study, grid, _ = clips
     shares = sections.variance_decomposition(study, grid)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from clipsafe_utils.decomposition import on_front, variance_share_intervals
+from clipsafe_utils.errors import unknown
 from clipsafe_utils.intervals import ece_difference_interval, ece_interval, paired_accuracy_interval
 from clipsafe_utils.metrics import auroc, confidence_and_correct, expected_calibration_error, ood_score
 from clipsafe_utils.prompts import described_sets, duplicated_names, prompt_tokens
@@ -19,21 +20,27 @@ from clipsafe_utils.table import tidy
 NO_ZERO_SHOT = "prompts act on zero-shot CLIP models, and this suite has none: add rows of that group to its zoo."
 
 
-def prompt_effects(study):
-    """What prompt sets change, against the main one, on the same images.
+def prompt_effects(study, reference=None):
+    """What prompt sets change, against one of them, on the same images.
+
+    Parameters
+    ----------
+    reference : str, optional
+        Prompt set that the others are compared with; the main one by default.
 
     Returns
     -------
     DataFrame
         Tidy, protocol "prompts SET": accuracy, ece, auroc on the in-distribution set and the OOD sets for each prompt
-        set; "accuracy_difference", "ece_difference", "auroc_difference" to the main set with intervals
-        for the same images.
+        set; "accuracy_difference", "ece_difference", "auroc_difference" to the reference with intervals for the same
+        images.
     """
     p = study.parameters
     ood_names, rows = study.named(*p.ood_sets), []
+    reference = _reference(study, reference)
     for model in _zero_shot(study, *ood_names):
         main = None
-        for prompts in study.prompt_sets:
+        for prompts in sorted(study.prompt_sets, key=lambda prompts: prompts != reference):
             confidence, correct = study.ask(confidence_and_correct, model, p.id_set, prompts=prompts)
             score = main_score(study)
             inside = ood_scores(study, model, p.id_set, score, prompts)
@@ -44,6 +51,13 @@ def prompt_effects(study):
             main = main or own
             rows += _prompt_rows(study, model, prompts, own, main, len(inside))
     return study.table(rows)
+
+
+def _reference(study, prompts):
+    """Name of the prompt set that others are compared with."""
+    if prompts is not None and prompts not in study.prompt_sets:
+        raise unknown("prompt set", prompts, study.prompt_sets)
+    return prompts or study.main_prompts
 
 
 def _zero_shot(study, *names):
@@ -176,13 +190,15 @@ def _wide(study, objectives, objective):
     return wide.reindex(columns=list(study.prompt_sets))
 
 
-def mean_effects(study, objectives):
-    """Mean change by prompt set against the main one, over all zero-shot models and over those of a training source.
+def mean_effects(study, objectives, reference=None):
+    """Mean change by prompt set against one of them, over all zero-shot models and over those of a training source.
 
     Parameters
     ----------
     objectives : DataFrame
         From `prompt_objectives`.
+    reference : str, optional
+        Prompt set that the others are compared with; the main one by default.
 
     Returns
     -------
@@ -191,13 +207,13 @@ def mean_effects(study, objectives):
         Student's interval over models, which below three of them is missing.
     """
     source = study.models["pretrain_source"].reindex(objectives.index.unique("model"))
-    rows, groups = [], {ALL: source.index}
+    rows, groups, reference = [], {ALL: source.index}, _reference(study, reference)
     groups |= {f"trained on {name}": part.index for name, part in source[source != ""].groupby(source)}
     if len(groups) == 2:  # one source: the same models twice
         groups.popitem()
     for objective in objectives:
         table = _wide(study, objectives, objective)
-        change = table.drop(columns=study.main_prompts).sub(table[study.main_prompts], axis=0)
+        change = table.drop(columns=reference).sub(table[reference], axis=0)
         for name, models in groups.items():
             for prompts in [prompts for prompts in study.prompt_sets if prompts in change]:
                 own = change[prompts].reindex(models).dropna()
