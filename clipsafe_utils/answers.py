@@ -11,20 +11,21 @@ from collections import defaultdict
 
 from clipsafe_utils.content import content_key
 from clipsafe_utils.inference import evaluate, plan
+from clipsafe_utils.memory import Memory
 
 
 def answer(study, model, name, identity, compute):
     """Answer to a question about one model's outputs on one image set; see `Study.answer`."""
-    if study.parameters.keep == "embeddings":
-        return compute()
     unit = study.unit(model, name)
-    if (found := unit.answer(_key(unit, identity))) is None:
-        if not unit.has_array:
+    key = _key(unit, identity)
+    if (found := study.memory.get(key)) is None:
+        found = unit.answer(key)
+        if found is None and not unit.has_array:
             unit = _look_again(study, model, name, identity)
-            found = unit.answer(_key(unit, identity))
-        found = compute() if found is None else found
+            found = unit.answer(key)
+        found = study.memory.keep(key, compute() if found is None else found)
     if study.collected is not None:
-        study.collected[unit.key][_key(unit, identity)] = found
+        study.collected[unit.key][key] = found
     return found
 
 
@@ -51,6 +52,7 @@ def settle(study, model, units):
     alone.adapters = {model: study.adapters[model]}
     alone.missing, alone.collected = dict(study.missing), defaultdict(dict)
     alone._units = {pair: unit for pair, unit in (known | units).items() if hasattr(unit, "key")}
+    alone.memory = Memory()
     alone._evaluated, alone._saved = set(study.images), []
     alone.quarantined = frozenset()
     for question in (golden_numbers, *PER_MODEL):

@@ -78,7 +78,7 @@ def count_costs(spec):
             network = _classifier(model).eval().requires_grad_(False)
             images = torch.empty(1, *preprocessing["input_size"])
             return {"gmacs_image": _gmacs(network, images), "features": _width(network)}
-        config, foreign = dict(model._model_config), "hf_model_name" in model._model_config["text_cfg"]
+        config, foreign = dict(model.architecture), "hf_model_name" in model.architecture["text_cfg"]
         if foreign:
             config["text_cfg"] = {"context_length": 8, "vocab_size": 8, "width": 64, "heads": 1, "layers": 1}
         factory._MODEL_CONFIGS["clipsafe-costs"] = config
@@ -103,7 +103,7 @@ def _classifier(model):
         return hub.wide_resnet50(hub.RESNET50_WIDTHS[spec.name])
     given = {"pretrained_cfg_overlay": {"input_size": tuple(model.preprocessing["input_size"])}}
     if spec.library == "timm":
-        given |= {"num_classes": model._pretrained_cfg["num_classes"]} | model._model_kwargs
+        given |= {"num_classes": model.width} | model.architecture
     return timm.create_model(spec.name, **given)
 
 
@@ -151,11 +151,8 @@ def stated_work(models, n_images, n_prompts):
 
 def unit_width(model):
     """Numbers that a unit of a model holds for an image, each of 4 bytes."""
-    if model.spec.is_zero_shot:
-        return model._model_config["embed_dim"]
-    outputs = model._pretrained_cfg.get("num_classes", CLASSES)
     features = stated_costs()["features"].get(model.spec.id, WIDE) if model.keeps_features else 0
-    return outputs + (0 if pd.isna(features) else int(features))
+    return model.width + (0 if pd.isna(features) else int(features))
 
 
 def n_passes(models, models_per_pass):

@@ -264,7 +264,7 @@ def _absent_text_files(model):
     """Repositories of the hub that a zero-shot model's text tower and tokenizer need and the cache lacks."""
     from huggingface_hub import try_to_load_from_cache
 
-    text = model._model_config["text_cfg"] if model.spec.is_zero_shot else {}
+    text = model.architecture["text_cfg"] if model.spec.is_zero_shot else {}
     needs = {"hf_model_name": ["config.json"], "hf_tokenizer_name": ["tokenizer.json", "tokenizer_config.json"]}
     for key, names in needs.items():
         repository = text.get(key)

@@ -210,7 +210,7 @@ class ClipModel(Model):
 
     @property
     def identity(self):
-        vocabulary = self._model_config["text_cfg"].get("tokenizer_kwargs", {}).get("bpe_path")
+        vocabulary = self.architecture["text_cfg"].get("tokenizer_kwargs", {}).get("bpe_path")
         if vocabulary and not Path(vocabulary).is_file():
             raise ClipsafeError(f"bpe_path of model {self.spec.id!r} is not there: {vocabulary}.")
         return super().identity | ({"vocabulary": file_digest(vocabulary)} if vocabulary else {})
@@ -219,7 +219,7 @@ class ClipModel(Model):
     def _tag(self):
         """open_clip's description of published weights; of a mere file, the preprocessing it must have had."""
         spec = self.spec
-        config = self._model_config
+        config = self.architecture
         if self._config or spec.pretrained.partition(":")[0] in hub.CLIP_DEFAULTS:
             return {}
         if spec.library == "hf_hub" or not spec.pretrained:
@@ -256,8 +256,13 @@ class ClipModel(Model):
         with fetching(self.spec, tag.get("hf_hub") or tag.get("url")):
             return Path(download_pretrained(tag))
 
+    @property
+    def width(self):
+        """Numbers that `encode_images` returns for an image."""
+        return self.architecture["embed_dim"]
+
     @cached_property
-    def _model_config(self):
+    def architecture(self):
         """open_clip's model configuration; a tokenizer's file is relative to the configuration's folder."""
         if "model_cfg" not in self._config:
             if self.spec.name not in open_clip.list_models():
@@ -274,7 +279,7 @@ class ClipModel(Model):
     @cached_property
     def preprocessing(self):
         overlay = self._config.get("preprocess_cfg") or self._tag
-        size = {"size": self._model_config["vision_cfg"].get("image_size", 224)}
+        size = {"size": self.architecture["vision_cfg"].get("image_size", 224)}
         return clip_transform.merge_preprocess_dict(
             clip_transform.merge_preprocess_dict(clip_transform.PreprocessCfg(), overlay), size
         )
@@ -375,7 +380,7 @@ class ClipModel(Model):
             yield self.spec.name
             return
         name = f"clipsafe-{self.spec.id}"
-        factory._MODEL_CONFIGS[name] = self._model_config
+        factory._MODEL_CONFIGS[name] = self.architecture
         try:
             yield name
         finally:
@@ -417,10 +422,16 @@ class ClassifierModel(Model):
         own = dict(self._config.get("preprocess", {}))
         if "size" in own:
             own["input_size"] = (3, own["size"], own.pop("size"))
-        return cfg | own | {"num_classes": self._model_kwargs.get("num_classes", cfg.get("num_classes", 1000))}
+        return cfg | own | {"num_classes": self.architecture.get("num_classes", cfg.get("num_classes", 1000))}
 
     @property
-    def _model_kwargs(self):
+    def width(self):
+        """Numbers that `encode_images` returns for an image."""
+        return self._pretrained_cfg.get("num_classes", 1000)
+
+    @property
+    def architecture(self):
+        """What timm is told of the network beside its name."""
         return self._config.get("model_kwargs", {})
 
     def _published_checkpoint(self):
@@ -462,9 +473,9 @@ class ClassifierModel(Model):
                 network = hub.load_classifier(name, file, backbone)
             else:
                 cfg = {"file": str(file), "custom_load": file.suffix == ".npz"}
-                cfg |= {"num_classes": self._pretrained_cfg["num_classes"]}
+                cfg |= {"num_classes": self.width}
                 cfg |= {"input_size": tuple(self.preprocessing["input_size"])}
-                network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=cfg, **self._model_kwargs)
+                network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=cfg, **self.architecture)
         return network.eval().to(self.device, memory_format=torch.channels_last)
 
     def _forward(self, pixels):

@@ -20,9 +20,8 @@ from scipy.stats import false_discovery_control, t
 from clipsafe_utils.confounding import Design, count_models, is_number
 from clipsafe_utils.metrics.calibration import check_level
 from clipsafe_utils.params import STUDY_FACTORS
-from clipsafe_utils.sections.comparisons import quantity
 from clipsafe_utils.sections.rows import of_main_prompts
-from clipsafe_utils.zoo import GROUPS
+from clipsafe_utils.zoo import GROUPS, quantity
 
 KNOWN = 0.75
 """Share of models that must have a fact for it to enter; models without it are then left out, else the fact is."""

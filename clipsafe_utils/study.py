@@ -12,6 +12,7 @@ from clipsafe_utils.content import file_digest, whole_file
 from clipsafe_utils.datasets import imagenet_space, load_images
 from clipsafe_utils.errors import ClipsafeError, unknown
 from clipsafe_utils.gate import complete_set, golden_numbers
+from clipsafe_utils.memory import Memory
 from clipsafe_utils.params import ROLES, Parameters, parameters_from
 from clipsafe_utils.prompts import class_names, load_templates
 from clipsafe_utils.protocols import DEFAULT, deviations, parse_protocol
@@ -46,6 +47,7 @@ class Study:
         self.images, self.missing = {}, {}
         self._units, self._heads, self._evaluated, self._saved = {}, {}, set(), []
         self.told, self._models_missing = set(), set()
+        self.memory = Memory()
         self.collected = None  # answers by unit and question, where they are written down
         for name, entry in self.parameters.image_sets.items():
             try:
@@ -354,7 +356,7 @@ class Study:
         return head
 
     def ask(self, question, model, name, *, prompts=None, space=None, cosines=False, **arguments):
-        """Ask something of a model's outputs: the way in which sections look at them.
+        """Ask something of a model's outputs: the way in which sections look at them. What was asked is remembered.
 
         Parameters
         ----------
@@ -368,7 +370,7 @@ class Study:
         Returns
         -------
         ndarray or tuple of ndarray
-            With `keep: scores`, what was answered when the outputs were there.
+            Read-only. With `keep: scores`, what was answered when the outputs were there.
         """
         space = space or self.space(name)
         asked = {"question": f"{question.__module__}.{question.__qualname__}", "arguments": arguments}

@@ -144,7 +144,8 @@ present.prompt_sets(*sections.prompt_set_facts(study))
 # %% [markdown]
 # ## What changes
 #
-# Differences of each model to its numbers with the first prompt set, with intervals for the same images.
+# Differences of each model to its numbers with the first prompt set, with intervals for the same images. With
+# `reference="bare"`, `prompt_effects` and `mean_effects` compare with another set of the suite.
 
 # %%
 effects = sections.prompt_effects(study)

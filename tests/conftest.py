@@ -36,6 +36,12 @@ def real_dir():
     return _shared("real")
 
 
+@pytest.fixture(scope="session")
+def real_units(tmp_path_factory):
+    """Store that tests share in which the real checkpoint looks at the real photos."""
+    return tmp_path_factory.mktemp("real_units")
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20240211)

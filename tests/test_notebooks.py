@@ -66,9 +66,9 @@ def published(published_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sample(real_dir, published_dir, tmp_path_factory):
+def sample(real_dir, published_dir, real_units, tmp_path_factory):
     folders = {"data": str(real_dir), "checkpoints": str(real_dir / "checkpoints"), "published": str(published_dir)}
-    return Suite("sample", tmp_path_factory.mktemp("outputs"), **folders)
+    return Suite("sample", tmp_path_factory.mktemp("outputs"), store=str(real_units), **folders)
 
 
 def run_here(name, parameters):
@@ -178,7 +178,8 @@ def test_a_second_build_runs_nothing_again(name, request):
 @pytest.mark.parametrize("name", ["sample", "small"])
 def test_notebooks_run_again_without_a_network_and_give_the_same_bits(name, request, tmp_path, monkeypatch):
     suite = request.getfixturevalue(name)
-    shutil.copytree(suite.folder / "store", tmp_path / name / "store")
+    parameters = getattr(suite, "parameters", suite)
+    shutil.copytree(parameters.store_path, tmp_path / name / "store")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json")}
 
     def forbidden(*_, **__):
@@ -186,7 +187,7 @@ def test_notebooks_run_again_without_a_network_and_give_the_same_bits(name, requ
 
     for method in ("_loading", "encode_images"):
         monkeypatch.setattr(Model, method, forbidden)
-    parameters = getattr(suite, "parameters", suite).model_copy(update={"outputs": str(tmp_path)})
+    parameters = parameters.model_copy(update={"outputs": str(tmp_path), "store": None})
     for notebook in sorted(NAMES, key=lambda notebook: (notebook.startswith("00"), notebook)):
         run_here(notebook, parameters)
     tables = {path.name: path.read_bytes() for path in (suite.folder / "tables").iterdir()}

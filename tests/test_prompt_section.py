@@ -21,7 +21,7 @@ from clipsafe_utils.decomposition import on_front, variance_components, variance
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.metrics import confidence_and_correct, expected_calibration_error, fit_temperature
 from clipsafe_utils.params import load_parameters
-from clipsafe_utils.present import prompt_sentences
+from clipsafe_utils.present import basics, prompt_sentences
 from clipsafe_utils.statistics import split_mask
 from clipsafe_utils.study import Study
 from clipsafe_utils.table import tidy
@@ -241,6 +241,27 @@ def test_mean_effects_are_paired_t_tests_by_source(clips):
     assert by_b["value"] == pytest.approx(change[1]) and np.isnan(by_b["ci_low"]), "one model says nothing of others"
 
 
+def test_two_sets_of_the_readers_choice_are_compared_directly(clips):
+    study, _, objectives = clips
+    turned = sections.prompt_effects(study, reference="bare")
+    mine, usual = (
+        rows[rows["metric"].str.endswith("_difference")].set_index(["model", "test_set", "metric", "protocol"])
+        for rows in (turned, sections.prompt_effects(study))
+    )
+    assert set(turned.loc[turned["metric"] == "ece_difference", "protocol"]) == {"prompts mine", "prompts loud"}
+    back = mine.xs("prompts mine", level="protocol")
+    there = usual.xs("prompts bare", level="protocol").loc[back.index]
+    np.testing.assert_allclose(back["value"], -there["value"], atol=1e-12)
+    np.testing.assert_allclose(back[["ci_low", "ci_high"]], -there[["ci_high", "ci_low"]], atol=1e-6)
+    means = sections.mean_effects(study, objectives, "bare").set_index(["test_set", "metric"])
+    wide = objectives["ece"].swaplevel()
+    test = stats.ttest_rel(wide["loud"], wide["bare"]).confidence_interval(0.95)
+    one = means.loc["loud", "ece_difference"]
+    assert (one["ci_low"], one["ci_high"]) == (pytest.approx(test.low), pytest.approx(test.high))
+    with pytest.raises(ClipsafeError, match="unknown prompt set 'bar'; did you mean 'bare'"):
+        sections.prompt_effects(study, reference="bar")
+
+
 def test_variance_is_that_of_the_grid(clips):
     study, grid, _ = clips
     shares = sections.variance_decomposition(study, grid)
@@ -261,6 +282,8 @@ def test_front_of_means_and_of_models(clips):
     means = objectives[columns].groupby("prompts", sort=False).mean()
     np.testing.assert_allclose(front[columns], means)
     assert front["on_front"].tolist() == on_front(means.to_numpy() * sign).tolist()
+    pair = means[["auroc", "ece"]].to_numpy() * [1, -1]
+    assert front["on_front_auroc_ece"].tolist() == on_front(pair).tolist()
     own = [on_front(objectives.loc[model, columns].to_numpy() * sign) for model in objectives.index.unique("model")]
     np.testing.assert_allclose(front["models_on_front"], np.mean(own, axis=0))
     assert front["resamples_on_front"].between(0, 1).all() and front["resamples_on_front"].max() > 0.3
@@ -367,7 +390,8 @@ def test_one_model_and_none_are_said_and_not_judged(tmp_path, monkeypatch):
 def shown(monkeypatch, show):
     """What is displayed as text."""
     said = []
-    monkeypatch.setattr(prompt_sentences, "display", lambda thing: said.append(thing.data))
+    for module in (basics, prompt_sentences):
+        monkeypatch.setattr(module, "display", lambda thing: said.append(thing.data))
     show()
     return "\n".join(said)
 
@@ -446,6 +470,10 @@ def test_front_fills_the_marks_of_those_that_no_other_beats():
             "ece": [0.07, 0.06, 0.08, 0.05, 0.5],
             "auroc": [0.70, 0.71, 0.69, 0.70, 0.5],
             "on_front": [True, True, False, True, False],
+            "on_front_accuracy_auroc": [True, True, False, False, False],
+            "on_front_accuracy_ece": [True, True, False, True, False],
+            "on_front_auroc_ece": [False, True, False, True, False],
+            "outside": [False, False, False, False, True],
         }
     )
     front = front.assign(**{f"{key}_{end}": np.nan for key in ("accuracy", "ece", "auroc") for end in ("low", "high")})

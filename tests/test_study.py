@@ -18,6 +18,7 @@ from clipsafe_utils.content import file_digest
 from clipsafe_utils.datasets import FACTORS, ImageSet, imagenet_space, imagenet_wnids, load_factor_annotations
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.intervals import paired_accuracy_interval
+from clipsafe_utils.memory import Memory
 from clipsafe_utils.metrics import (
     SIXTEEN_CLASSES,
     confidence_and_correct,
@@ -473,6 +474,7 @@ def test_fit_and_report_share_no_image(study, calibration, scrambled, monkeypatc
         return logits
 
     monkeypatch.setattr(Study, "outputs", other)
+    monkeypatch.setattr(study, "memory", Memory())
     again, kept = sections.calibration(study), ["test_set", "metric", "value"]
     before, after = (rows[(rows["model"] == LITE)][kept].set_index(kept[:2])["value"] for rows in (calibration, again))
     changed = set(before.index[before != after])
@@ -484,6 +486,7 @@ def test_fit_and_report_share_no_image(study, calibration, scrambled, monkeypatc
 
 def test_no_temperature_is_a_note_and_no_number(study, monkeypatch):
     """A model that is always right has none: the NLL falls until T = 0."""
+    monkeypatch.setattr(study, "memory", Memory())
     monkeypatch.setattr(
         Study, "outputs", lambda self, model, name, **_: np.eye(1000, dtype="f4")[self.unit(model, name).labels]
     )
@@ -715,6 +718,7 @@ def test_a_disk_that_takes_no_files_is_one_line(study, accuracy, values, tmp_pat
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
+    study.finish("01_visual_factors")
     before = file_digest(study.folder / "provenance" / "01_visual_factors.json")
     monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
     monkeypatch.setattr(Path, "write_text", full)
@@ -724,3 +728,30 @@ def test_a_disk_that_takes_no_files_is_one_line(study, accuracy, values, tmp_pat
         study.finish("01_visual_factors")
     assert file_digest(study.folder / "provenance" / "01_visual_factors.json") == before
     assert not list((study.folder / "provenance").glob(".*"))
+
+
+def test_what_was_asked_is_remembered_and_nobody_can_change_it(study, monkeypatch):
+    seen, outputs = [], Study.outputs
+    monkeypatch.setattr(Study, "outputs", lambda self, *args, **how: seen.append(args) or outputs(self, *args, **how))
+    monkeypatch.setattr(study, "memory", Memory())
+    first = sections.calibration(study)
+    n = len(seen)
+    pd.testing.assert_frame_equal(sections.calibration(study), first)
+    sections.reliability_curves(study)
+    assert len(seen) == n > 0
+    monkeypatch.setattr(study, "memory", Memory(most=0, small=0))
+    pd.testing.assert_frame_equal(sections.calibration(study), first)
+    assert len(seen) == 2 * n, "what does not fit is worked out again"
+    with pytest.raises(ValueError, match="read-only"):
+        study.ask(confidence_and_correct, LITE, "imagenet_val")[0][0] = 1
+
+
+def test_memory_forgets_what_was_asked_for_longest_ago(rng):
+    memory = Memory(most=2400, small=80)
+    answers = {key: rng.normal(size=100) for key in "abcd"} | {"small": (np.ones(4), np.zeros(4, bool))}
+    for key in ("small", "a", "b", "c"):
+        memory.keep(key, answers[key])
+    assert memory.get("a") is answers["a"] and memory.size == 2400
+    memory.keep("d", answers["d"])
+    assert [key for key in answers if memory.get(key) is not None] == ["a", "c", "d", "small"] and memory.size == 2400
+    assert memory.keep("large", np.zeros(1000)).shape == (1000,) and memory.get("large") is None

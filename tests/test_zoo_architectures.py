@@ -79,7 +79,7 @@ def test_a_zero_shot_architecture_takes_its_images_and_texts(spec, text_configs)
     size = size if isinstance(size, int) else size[0]
     pixels = model.transform(Image.new("RGB", (500, 375)))
     assert pixels.shape == (3, size, size) and spec.input_size in (None, size)
-    assert network.encode_image(pixels[None].to("meta")).shape == (1, model._model_config["embed_dim"])
+    assert network.encode_image(pixels[None].to("meta")).shape == (1, model.architecture["embed_dim"])
     tokens = torch.ones(2, network.context_length, dtype=torch.long)
     if any(mark in spec.name for mark in OWN_TOKENIZER):
         with pytest.raises(ClipsafeError, match=r"needs more than its checkpoint: .*where there is a network"):
@@ -90,11 +90,11 @@ def test_a_zero_shot_architecture_takes_its_images_and_texts(spec, text_configs)
     if any(mark in spec.name for mark in OF_TRANSFORMERS):
         assert network.text.transformer.config.hidden_size and network.text.proj is not None
     else:
-        assert network.encode_text(tokens.to("meta")).shape == (2, model._model_config["embed_dim"])
+        assert network.encode_text(tokens.to("meta")).shape == (2, model.architecture["embed_dim"])
     assert network.logit_scale.shape == ()
     is_sigmoid = any(mark in spec.name for mark in SIGMOID)
     assert (getattr(network, "logit_bias", None) is not None) is is_sigmoid
-    assert ("init_logit_bias" in model._model_config) is is_sigmoid
+    assert ("init_logit_bias" in model.architecture) is is_sigmoid
 
 
 @torch.inference_mode()

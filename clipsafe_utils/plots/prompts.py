@@ -5,7 +5,6 @@ from itertools import combinations
 import matplotlib.pyplot as plt
 import numpy as np
 
-from clipsafe_utils.decomposition import on_front
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.plots.base import (
     METRICS,
@@ -128,8 +127,8 @@ def prompt_front(front, *, panels=None):
     ----------
     front : DataFrame
         From `sections.prompt_front`. Bars are where a mean would lie by the interval of its paired difference to the
-        main set's; the line joins the sets that no other beats in the two objectives of the panel. A set that is far
-        worse than the rest is named in the legend with its numbers, for the others to be told apart.
+        main set's; the line joins the sets that no other beats in the two objectives of the panel. A set that is
+        outside is named in the legend with its numbers, for the others to be told apart.
     panels
         See the module.
     """
@@ -139,27 +138,23 @@ def prompt_front(front, *, panels=None):
     if panels is None:
         panels = plt.subplots(1, len(pairs), figsize=(8, 4.2), squeeze=False, layout="constrained")[1].ravel()
     keys, handles = list(dict.fromkeys(key for pair in pairs for key in pair)), []
-    far = _far(front[keys])
     for index, (row, color) in enumerate(zip(front.to_dict("records"), series_colors(len(front)), strict=True)):
         marker, fill = "osv^DPX*phd<>"[index % 13], "full" if row["on_front"] else "none"
         name = row["prompts"]
-        if far[index]:
+        if row["outside"]:
             style = {key: metric_style(key) for key in keys}
             numbers = (f"{s.label} {f'{row[key]:.1%}' if s.percent else f'{row[key]:.3f}'}" for key, s in style.items())
             name += f" (outside: {', '.join(numbers)})"
         handles.append(make_handle(marker, color, name, fill))
         bars = {"color": color, "linewidth": 1.2, "alpha": 0.7, "zorder": 2}
         for (x, y), ax in zip(pairs, panels, strict=False):
-            if not far[index]:
+            if not row["outside"]:
                 ax.hlines(row[y], row[f"{x}_low"], row[f"{x}_high"], **bars)
                 ax.vlines(row[x], row[f"{y}_low"], row[f"{y}_high"], **bars)
                 ax.plot(row[x], row[y], **marker_look(marker, color, fill) | {"markersize": 7})
     for (x, y), ax in zip(pairs, panels, strict=False):
-        signs = [1 if metric_style(key).direction[0] == "h" else -1 for key in (x, y)]
-        line = front[[x, y]].to_numpy()
-        line = line[on_front(line * signs) & ~far]
-        line = line[np.argsort(line[:, 0])]
-        ax.plot(*line.T, color="0.6", linewidth=1, linestyle="--", zorder=1)
+        line = front.loc[front[f"on_front_{x}_{y}"] & ~front["outside"], [x, y]].sort_values(x)
+        ax.plot(line[x], line[y], color="0.6", linewidth=1, linestyle="--", zorder=1)
         ax.set(xlabel=metric_label(x), ylabel=metric_label(y))
         for axis, key in ((ax.xaxis, x), (ax.yaxis, y)):
             format_ticks(axis, metric_style(key).percent)
@@ -167,10 +162,3 @@ def prompt_front(front, *, panels=None):
     figure = np.ravel(panels)[0].figure
     legend(figure, handles)
     return figure
-
-
-def _far(means):
-    """Rows that lie beyond three interquartile ranges in some column, on the front or not: bool, one a row."""
-    low, high = means.quantile(0.25), means.quantile(0.75)
-    reach = 3 * (high - low)
-    return ((means < low - reach) | (means > high + reach)).any(axis=1).to_numpy() & (len(means) > 4)

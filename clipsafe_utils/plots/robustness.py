@@ -1,7 +1,5 @@
 """Accuracy against accuracy, effective robustness, and visual factors."""
 
-import re
-
 import numpy as np
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
@@ -29,6 +27,7 @@ from clipsafe_utils.plots.base import (
     sorted_categories,
 )
 from clipsafe_utils.statistics import SCALES
+from clipsafe_utils.zoo import quantity
 
 
 def accuracy_on_accuracy(table, models, *, x, y, line=None, level=0.95, ax=None):
@@ -169,7 +168,9 @@ def stratum_means(table, *, ax=None):
     if rows.empty:
         raise ClipsafeError("the table has no rows of metric METRIC_over_models; nothing to draw.")
     groups = [style.label for style in GROUP_STYLE.values()]
-    strata = sorted(set(rows["model"]), key=lambda name: (groups.index(name.partition(", ")[0]), _by_size(name)))
+    split = {name: name.partition(", ")[::2] for name in rows["model"]}
+    size = {name: np.nan_to_num(quantity(fact), nan=np.inf) for name, (_, fact) in split.items()}
+    strata = sorted(split, key=lambda name: (groups.index(split[name][0]), size[name], name))
     means = rows.groupby("test_set")["value"].mean().sort_values(ascending=False, kind="stable")
     counts = rows.groupby("model")["n"].max()
     ax = make_axes(ax, 1.5 + 0.26 * len(strata))
@@ -179,13 +180,6 @@ def stratum_means(table, *, ax=None):
     ax.set_yticks(np.arange(len(strata)) + 0.5, [f"{name} ({counts[name]:,})" for name in strata])
     ax.set_xlabel("Mean effective robustness (percentage points)\ncoloured where distinguishable from 0")
     return ax
-
-
-def _by_size(stratum):
-    """Sorts "Zero-shot CLIP, 6k" before 24k and 2B, and what is no size by name."""
-    fact = stratum.partition(", ")[2]
-    size = re.fullmatch(r"([\d.]+)([kMB])", fact)
-    return ("kMB".index(size[2]), float(size[1]), fact) if size else (3, 0, fact)
 
 
 def _marked(rows):

@@ -136,6 +136,11 @@ def figure(study, name, draw, rows, *args, what, direction="", captioned=None, u
     display(Markdown(f"*{text}*"))
 
 
+def say(intro, lines):
+    """Show a sentence and a list of bullets under it."""
+    display(Markdown("\n".join([intro, "", *lines])))
+
+
 def group_label(group):
     """How figures and tables write a group."""
     return plots.GROUP_STYLE[group].label if group in plots.GROUP_STYLE else group

@@ -4,7 +4,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from clipsafe_utils import plots
-from clipsafe_utils.present.basics import table
+from clipsafe_utils.present.basics import say, table
 from clipsafe_utils.present.sentences import sign_bullets
 from clipsafe_utils.sections.prompts import ALL
 
@@ -53,7 +53,7 @@ def prompt_means(means):
                 f"{word} with {', '.join(own.loc[clear, 'test_set'])}" for word, clear in signs.items() if clear.any()
             ]
             lines.append(f"- {source} ({own['n'].max()} models): {'; '.join(said) or 'not distinguishable from zero'}")
-        display(Markdown("\n".join([intro, "", *lines])))
+        say(intro, lines)
 
 
 def variance_shares(shares):
@@ -99,7 +99,7 @@ def prompt_front(front):
     ]
     n = f"{front['n_models'].max()} models, their bootstrap resamples"
     intro = f"**No other prompt set is at least as good in the means of {', '.join(known)}** ({n}):"
-    display(Markdown("\n".join([intro, "", *lines])))
+    say(intro, lines)
 
 
 def choice_costs(costs):
@@ -131,4 +131,4 @@ def choice_costs(costs):
         chosen, n = part["chosen"].iloc[0], part["n_models"].max()
         label = plots.metric_style(chosen_by).label
         intro = f"**The prompt set with the best {label}** ({chosen}; {n} models, each with sets chosen on the others):"
-        display(Markdown("\n".join([intro, "", *lines])))
+        say(intro, lines)

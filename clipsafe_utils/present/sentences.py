@@ -3,7 +3,7 @@
 from IPython.display import Markdown, display
 
 from clipsafe_utils import plots
-from clipsafe_utils.present.basics import group_label
+from clipsafe_utils.present.basics import group_label, say
 
 
 def findings(means, *, group, above, below, unit="percentage points"):
@@ -24,7 +24,7 @@ def findings(means, *, group, above, below, unit="percentage points"):
     intro = f"**{group_label(group)}** ({n} models; mean in {unit}, interval over models):"
     part = part.rename(columns={"mean": "value", "low": "ci_low", "high": "ci_high"})
     scale = 100 if unit == "percentage points" else 1
-    display(Markdown("\n".join([intro, "", *sign_bullets(part, scale, above, below)])))
+    say(intro, sign_bullets(part, scale, above, below))
 
 
 def group_findings(means, metric, *, above, below, unit="percentage points"):
@@ -55,7 +55,7 @@ def contrasts(rows, *, above, below):
             display(Markdown(f"**{comparison}**: {style.label.lower()}: {text}"))
             continue
         intro = f"**{comparison}**: {style.label.lower()} (mean over {pairs} independent pairs, {unit}):"
-        display(Markdown("\n".join([intro, "", *sign_bullets(part, scale, above, below)])))
+        say(intro, sign_bullets(part, scale, above, below))
 
 
 def strata(rows, *, above, below):
@@ -78,7 +78,7 @@ def strata(rows, *, above, below):
         said += [f"not distinguishable from zero: {len(part)} of {rows['test_set'].nunique()}"]
         lines.append(f"- **{stratum}** ({rows.loc[rows['model'] == stratum, 'n'].max()} models): {'; '.join(said)}")
     if lines:
-        display(Markdown("\n".join(["Means in percentage points:", "", *lines])))
+        say("Means in percentage points:", lines)
 
 
 def correlations(rows, *, what, above, below):
@@ -95,7 +95,7 @@ def correlations(rows, *, what, above, below):
     """
     for over, part in rows[rows["metric"] == "pearson"].groupby("model", sort=False):
         intro = f"**{what}, {over}** (Pearson's correlation, {part['n'].max()} models):"
-        display(Markdown("\n".join([intro, "", *sign_bullets(part, 1, above, below)])))
+        say(intro, sign_bullets(part, 1, above, below))
 
 
 def shrinkage(shrunken, models):
@@ -142,7 +142,7 @@ def shape_by_category(means):
             "not distinguishable from 0.5": ((part["ci_low"] <= 0.5) & (part["ci_high"] >= 0.5)).sum(),
         }
         listed = [f"- {text}: {count} of {len(part)} categories" for text, count in counts.items()]
-        display(Markdown("\n".join([intro, "", *listed])))
+        say(intro, listed)
 
 
 def simpson(verdicts):
@@ -160,7 +160,7 @@ def simpson(verdicts):
         lines.append(f"- {verdict}: {len(part)} of {len(verdicts)}: {listed}")
     if lines:
         intro = "Pearson correlation **over all models, and within training sources**: distinguishable from zero"
-        display(Markdown("\n".join([intro, "", *lines])))
+        say(intro, lines)
 
 
 def best_scores(best, main):
@@ -181,7 +181,7 @@ def best_scores(best, main):
         rest = [*part.loc[~(part["low"] > 0), "test_set"]]
         listed += [f"- none is distinguishable from {main}, or better: {', '.join(rest)}"] if rest else []
         intro = f"**{group}** ({part['n'].max():,} models): best score by OOD set, and its gain over {main} in points"
-        display(Markdown("\n".join([f"{intro}:", "", *listed])))
+        say(f"{intro}:", listed)
 
 
 def sign_bullets(rows, scale, above, below, digits=None):

@@ -5,7 +5,7 @@ from IPython.display import Markdown, display
 
 from clipsafe_utils import plots
 from clipsafe_utils.claims import VERDICTS, judge_claims
-from clipsafe_utils.present.basics import TABLE_CLASS, figure, group_label, table
+from clipsafe_utils.present.basics import TABLE_CLASS, figure, group_label, say, table
 from clipsafe_utils.regression import regress
 from clipsafe_utils.signatures import TITLES
 from clipsafe_utils.signatures import signatures as failure_signatures
@@ -79,7 +79,7 @@ def signatures(study, rows):
             numbers = f"{row.value:.3f} against {row.peers_median:.3f}, distance {row.distance:+.1f}, {peers}"
             lines.append(f"- **{row.models}**: {row.where} ({numbers})")
         lines += [f"- *Check first:* {part['check_first'].iloc[0]}"] if len(part) else []
-        display(Markdown("\n".join([lines[0], "", *lines[1:]])))
+        say(lines[0], lines[1:])
 
 
 def claims(study, results):
@@ -165,7 +165,7 @@ def regression(study, rows):
         lines.append(f"- **{fact}**: {many}{': ' + '; '.join(moved) if moved else f' on any of {n}'}")
     n = " to ".join(f"{size:,}" for size in dict.fromkeys((effects["n_models"].min(), effects["n_models"].max())))
     intro = f"Effects at equal other facts, in percentage points; {n} models, adjusted p below {1 - p.ci_level:.2g}:"
-    display(Markdown("\n".join([intro, "", *lines])))
+    say(intro, lines)
     figure(
         study,
         "what_moves_safety",
@@ -223,7 +223,7 @@ def confounding(found):
         counts = f"{exact['term'].nunique()} of {n} terms stand for more than their name (†)"
         counts += f", and {near['term'].nunique()} more can hardly be told from other facts (‡)" * bool(len(near))
         pairs = dict.fromkeys(f"{r.term}, {r.confounded}" for r in exact.itertuples())
-        display(Markdown("\n".join([f"**Cannot be told apart**: {counts}.", "", *(f"- {pair}" for pair in pairs)])))
+        say(f"**Cannot be told apart**: {counts}.", (f"- {pair}" for pair in pairs))
     for frame in (found.confounded, found.left_out):
         if len(frame):
             same = [column for column in frame if column != "property"]

@@ -3,8 +3,8 @@
 import numpy as np
 
 from clipsafe_utils.sections.calibration import SUFFIXES, accuracies
-from clipsafe_utils.sections.rows import group_means, row
-from clipsafe_utils.statistics import Interval, effective_robustness, fit_accuracy_line
+from clipsafe_utils.sections.rows import group_means, mean_row, row
+from clipsafe_utils.statistics import effective_robustness, fit_accuracy_line
 from clipsafe_utils.zoo import GROUPS
 
 FEWEST = 5
@@ -28,20 +28,21 @@ def means_by_group(study, rows, *, same_images=False):
         Tidy, `model` holds the group as figures write it and n counts its models; Student's interval over models, NaN
         below three. A group of a single model has that model's own interval.
     """
-    found, level = [], study.parameters.ci_level
+    found = []
     for metric, part in rows.groupby("metric"):
         groups = part["model"].map(study.models["group"])
-        for group, test_set, *mean, n in group_means(study, part).itertuples(index=False):
-            interval = Interval(*mean, "student t over models" if n > 2 else "", level if n > 2 else np.nan, n)
-            own = part[groups.eq(group) & part["test_set"].eq(test_set)] if n == 1 or same_images else None
-            if n == 1:
-                interval = Interval(*own.iloc[0][["value", "ci_low", "ci_high", "ci_kind", "ci_level"]], n)
-            elif same_images and n > 2:
-                value, low, high = interval[:3]
-                low = value - np.hypot(value - low, (own["value"] - own["ci_low"]).mean())
-                high = value + np.hypot(high - value, (own["ci_high"] - own["value"]).mean())
-                interval = interval._replace(low=low, high=high, kind="student t over models, and over images")
-            found.append(row(GROUPS.get(group, group), test_set, "mean over models", metric, interval))
+        for one in group_means(study, part).itertuples():
+            mean = mean_row(study, one, "mean over models", metric) | {"model": GROUPS.get(one.group, one.group)}
+            own = part[groups.eq(one.group) & part["test_set"].eq(one.test_set)]
+            if one.n_models == 1:
+                mean |= own.iloc[0][["ci_low", "ci_high", "ci_kind", "ci_level"]]
+            elif same_images and one.n_models > 2:
+                mean |= {
+                    "ci_low": one.mean - np.hypot(one.mean - one.low, (own["value"] - own["ci_low"]).mean()),
+                    "ci_high": one.mean + np.hypot(one.high - one.mean, (own["ci_high"] - own["value"]).mean()),
+                    "ci_kind": "student t over models, and over images",
+                }
+            found.append(mean)
     return study.table(found)
 
 
@@ -109,8 +110,8 @@ def accuracy_trend(study, table):
     means, kind = [], "student t over models, and of the line"
     for one in group_means(study, beyond, inside, of_baseline, {name: name for name in of_baseline}).itertuples():
         if one.group != baseline:
-            interval = Interval(one.mean, one.low, one.high, kind, study.parameters.ci_level, one.n_models)
-            means.append(row(GROUPS[one.group], one.test_set, f"line of {baseline}", "ece_scaled_beyond", interval))
+            mean = mean_row(study, one, f"line of {baseline}", "ece_scaled_beyond", kind)
+            means.append(mean | {"model": GROUPS[one.group]})
     return rows, lines, study.table(means)
 
 

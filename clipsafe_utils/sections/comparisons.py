@@ -1,7 +1,6 @@
 """Comparisons between models that differ in one thing: training source, fine-tuning, or the seed alone; or that are
 equal in one: overall accuracy."""
 
-import re
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from clipsafe_utils.sections.rows import group_means, mean_rows, row
 from clipsafe_utils.statistics import mean_interval
-from clipsafe_utils.zoo import GROUPS
+from clipsafe_utils.zoo import GROUPS, quantity
 
 SAME_RECIPE = ("group", "architecture", "pretrain_size", "finetune", "input_size", "seed")
 """Facts that two models share where only their training source differs."""
@@ -324,9 +323,3 @@ def matched_accuracy(study, rows, overall):
         return study.table([])
     rows = rows.assign(test_set=rows["test_set"].where(rows["test_set"] != overall, f"{overall}/overall"))
     return contrasts(study, rows, pairs)
-
-
-def quantity(size):
-    """Number of training images that a zoo writes as "400M", "2B" or "24k"; NaN for anything else."""
-    match = re.fullmatch(r"([\d.]+)([kMB])", str(size))
-    return float(match[1]) * {"k": 1e3, "M": 1e6, "B": 1e9}[match[2]] if match else np.nan

@@ -1,41 +1,46 @@
 """What prompt sets change: by model, over models and training sources, and what one objective costs another."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 
 from clipsafe_utils.decomposition import on_front, variance_share_intervals
-from clipsafe_utils.errors import ClipsafeError
+from clipsafe_utils.errors import unknown
 from clipsafe_utils.intervals import ece_difference_interval, ece_interval, paired_accuracy_interval
-from clipsafe_utils.metrics import auroc, confidence_and_correct, expected_calibration_error, fit_temperature, ood_score
+from clipsafe_utils.metrics import auroc, confidence_and_correct, expected_calibration_error, ood_score
 from clipsafe_utils.prompts import described_sets, duplicated_names, prompt_tokens
+from clipsafe_utils.sections.calibration import split, temperature_of_half
 from clipsafe_utils.sections.ood import main_score, ood_scores
 from clipsafe_utils.sections.rows import WITH_IMAGES, over_models, row
-from clipsafe_utils.statistics import (
-    auroc_difference_interval,
-    auroc_interval,
-    split_mask,
-    wilson_interval,
-)
+from clipsafe_utils.sections.temperature import at_temperatures
+from clipsafe_utils.statistics import auroc_difference_interval, auroc_interval, wilson_interval
 from clipsafe_utils.table import tidy
 
 NO_ZERO_SHOT = "prompts act on zero-shot CLIP models, and this suite has none: add rows of that group to its zoo."
 
 
-def prompt_effects(study):
-    """What prompt sets change, against the main one, on the same images.
+def prompt_effects(study, reference=None):
+    """What prompt sets change, against one of them, on the same images.
+
+    Parameters
+    ----------
+    reference : str, optional
+        Prompt set that the others are compared with; the main one by default.
 
     Returns
     -------
     DataFrame
         Tidy, protocol "prompts SET": accuracy, ece, auroc on the in-distribution set and the OOD sets for each prompt
-        set; "accuracy_difference", "ece_difference", "auroc_difference" to the main set with intervals
-        for the same images.
+        set; "accuracy_difference", "ece_difference", "auroc_difference" to the reference with intervals for the same
+        images.
     """
     p = study.parameters
     ood_names, rows = study.named(*p.ood_sets), []
+    reference = _reference(study, reference)
     for model in _zero_shot(study, *ood_names):
         main = None
-        for prompts in study.prompt_sets:
+        for prompts in sorted(study.prompt_sets, key=lambda prompts: prompts != reference):
             confidence, correct = study.ask(confidence_and_correct, model, p.id_set, prompts=prompts)
             score = main_score(study)
             inside = ood_scores(study, model, p.id_set, score, prompts)
@@ -46,6 +51,13 @@ def prompt_effects(study):
             main = main or own
             rows += _prompt_rows(study, model, prompts, own, main, len(inside))
     return study.table(rows)
+
+
+def _reference(study, prompts):
+    """Name of the prompt set that others are compared with."""
+    if prompts is not None and prompts not in study.prompt_sets:
+        raise unknown("prompt set", prompts, study.prompt_sets)
+    return prompts or study.main_prompts
 
 
 def _zero_shot(study, *names):
@@ -109,7 +121,7 @@ def prompt_grid(study, effects=None):
     effects = prompt_effects(study) if effects is None else effects
     shifted, ood_names, rows = study.named(*p.shifted_sets), study.named(*p.ood_sets), []
     with_mcm = "mcm" in p.ood_scores and main_score(study) != "mcm"
-    mcm_sets, split = [p.id_set, *ood_names] if with_mcm else [], {"fraction": p.calibration_fraction, "seed": p.seed}
+    mcm_sets = [p.id_set, *ood_names] if with_mcm else []
     for model in _zero_shot(study, *shifted, *ood_names):
         for prompts in study.prompt_sets:
             protocol = study.protocol(model, prompts)
@@ -120,8 +132,11 @@ def prompt_grid(study, effects=None):
                 error = expected_calibration_error(confidence, correct, n_bins=p.n_bins)
                 rows.append(row(model, name, protocol, "accuracy", (correct.mean(), len(correct))))
                 rows.append(row(model, name, protocol, "ece", (error, len(correct))))
-            confidence, correct = study.ask(_scaled, model, p.id_set, prompts=prompts, **split)
-            if len(correct):
+            given = {"prompts": prompts, **split(study)}
+            temperature = float(study.ask(temperature_of_half, model, p.id_set, **given)[0])
+            if np.isfinite(temperature):
+                found = study.ask(at_temperatures, model, p.id_set, temperatures=[temperature], **given)
+                correct, (confidence,), _ = found
                 error = expected_calibration_error(confidence, correct, n_bins=p.n_bins)
                 rows.append(row(model, p.id_set, protocol, "ece_scaled", (error, len(correct))))
             mcm = {
@@ -133,16 +148,6 @@ def prompt_grid(study, effects=None):
                 rows.append(row(model, name, protocol, "auroc_mcm", (value, len(mcm[name]))))
     kept = effects[~effects["metric"].str.endswith("_difference")]
     return tidy(pd.concat([kept, study.table(rows)]))
-
-
-def _scaled(logits, labels, fraction, seed):
-    """Confidence and correctness of the images that the temperature was not fitted on; none where none is best."""
-    fit = split_mask(labels, fraction, seed=seed)
-    try:
-        temperature = fit_temperature(logits[fit], labels[fit])
-    except ClipsafeError:
-        return np.empty(0), np.empty(0, bool)
-    return confidence_and_correct(logits[~fit], labels[~fit], temperature=temperature)
 
 
 def _mcm(cosines, labels):
@@ -185,13 +190,15 @@ def _wide(study, objectives, objective):
     return wide.reindex(columns=list(study.prompt_sets))
 
 
-def mean_effects(study, objectives):
-    """Mean change by prompt set against the main one, over all zero-shot models and over those of a training source.
+def mean_effects(study, objectives, reference=None):
+    """Mean change by prompt set against one of them, over all zero-shot models and over those of a training source.
 
     Parameters
     ----------
     objectives : DataFrame
         From `prompt_objectives`.
+    reference : str, optional
+        Prompt set that the others are compared with; the main one by default.
 
     Returns
     -------
@@ -200,13 +207,13 @@ def mean_effects(study, objectives):
         Student's interval over models, which below three of them is missing.
     """
     source = study.models["pretrain_source"].reindex(objectives.index.unique("model"))
-    rows, groups = [], {ALL: source.index}
+    rows, groups, reference = [], {ALL: source.index}, _reference(study, reference)
     groups |= {f"trained on {name}": part.index for name, part in source[source != ""].groupby(source)}
     if len(groups) == 2:  # one source: the same models twice
         groups.popitem()
     for objective in objectives:
         table = _wide(study, objectives, objective)
-        change = table.drop(columns=study.main_prompts).sub(table[study.main_prompts], axis=0)
+        change = table.drop(columns=reference).sub(table[reference], axis=0)
         for name, models in groups.items():
             for prompts in [prompts for prompts in study.prompt_sets if prompts in change]:
                 own = change[prompts].reindex(models).dropna()
@@ -253,8 +260,10 @@ def prompt_front(study, objectives):
     DataFrame
         One row a prompt set, in the order of the suite: prompts; accuracy, ece and auroc with OBJECTIVE_low and
         OBJECTIVE_high, where the mean would lie by the interval of its paired difference to the main set's (NaN of the
-        main set, and below three models); on_front; models_on_front, the share of models of which it is on the own
-        front; resamples_on_front, the share of bootstrap resamples of the models; n_models. Empty for a single set.
+        main set, and below three models); on_front, and on_front_ONE_OTHER in two objectives alone; models_on_front,
+        the share of models of which it is on the own front; resamples_on_front, the share of bootstrap resamples of
+        the models; n_models; outside, whether a mean is far from those of the other sets, on the front or not. Empty
+        for a single set.
     """
     known = [objective for objective in OBJECTIVES if objective in objectives]
     if not known or len(study.prompt_sets) < 2:
@@ -271,9 +280,19 @@ def prompt_front(study, objectives):
     values = np.stack([OBJECTIVES[objective] * table for objective, table in zip(known, tables, strict=True)], axis=-1)
     resamples = np.random.default_rng(p.seed).integers(n, size=(p.n_bootstrap, n))
     front["on_front"] = on_front(values.mean(axis=0))
+    for pair in combinations(sorted(known), 2):
+        signs = [OBJECTIVES[objective] for objective in pair]
+        front["on_front_{}_{}".format(*pair)] = on_front(front[list(pair)].to_numpy() * signs)
     front["models_on_front"] = on_front(values).mean(axis=0)
     front["resamples_on_front"] = on_front(values[resamples].mean(axis=1)).mean(axis=0)
-    return front.assign(n_models=n)
+    return front.assign(n_models=n, outside=_outside(front[known]))
+
+
+def _outside(means):
+    """Rows that lie beyond three interquartile ranges in some column: bool, one a row; none of four or fewer."""
+    low, high = means.quantile(0.25), means.quantile(0.75)
+    reach = 3 * (high - low)
+    return ((means < low - reach) | (means > high + reach)).any(axis=1).to_numpy() & (len(means) > 4)
 
 
 def choice_costs(study, objectives):

@@ -114,17 +114,12 @@ def mean_rows(study, rows, means, kind="student t over models"):
     """
     if means.empty:
         return study.table([])
-    protocols, level = set(rows["protocol"]), study.parameters.ci_level
-    metric, protocol = rows["metric"].iloc[0], protocols.pop() if len(protocols) == 1 else ""
-    return study.table(
-        [
-            row(
-                one.group,
-                one.test_set,
-                protocol,
-                f"{metric}_over_models",
-                Interval(one.mean, one.low, one.high, kind, level, one.n_models),
-            )
-            for one in means.itertuples()
-        ]
-    )
+    protocols, metric = set(rows["protocol"]), f"{rows['metric'].iloc[0]}_over_models"
+    protocol = protocols.pop() if len(protocols) == 1 else ""
+    return study.table([mean_row(study, one, protocol, metric, kind) for one in means.itertuples()])
+
+
+def mean_row(study, one, protocol, metric, kind="student t over models"):
+    """One row of the tidy table for one of `group_means`; `model` holds its group."""
+    interval = Interval(one.mean, one.low, one.high, kind, study.parameters.ci_level, one.n_models)
+    return row(one.group, one.test_set, protocol, metric, interval)

@@ -51,7 +51,9 @@ def temperature_transfer(study):
             )
             continue
         for name in names:
-            correct, confidences, nlls = study.ask(_at, model, name, temperatures=[*fits.values()], **split(study))
+            correct, confidences, nlls = study.ask(
+                at_temperatures, model, name, temperatures=[*fits.values()], **split(study)
+            )
             for source, confidence, nll in zip(fits, confidences, nlls, strict=True):
                 protocol = f"{study.protocol(model)}, temperature of {source}"
                 ece = expected_calibration_error(confidence, correct, n_bins=p.n_bins)
@@ -60,7 +62,7 @@ def temperature_transfer(study):
     return study.table(rows)
 
 
-def _at(logits, labels, temperatures, fraction, seed):
+def at_temperatures(logits, labels, temperatures, fraction, seed):
     """Correctness (n,) of the images not fitted on; confidences (k, n) and NLL (k,) at k temperatures."""
     kept = ~split_mask(labels, fraction, seed=seed)
     logits, labels = logits[kept], labels[kept]

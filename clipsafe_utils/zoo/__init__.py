@@ -7,6 +7,7 @@ optional, see `ModelSpec`) and give its path to `load_zoo`, or build a `ModelSpe
 import csv
 import difflib
 import fnmatch
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -208,3 +209,9 @@ def _spec(row, path):
 
 def _matches(value, patterns):
     return any(fnmatch.fnmatchcase(value, pattern) for pattern in patterns)
+
+
+def quantity(size):
+    """Number of training images that a zoo writes as "400M", "2B" or "24k"; NaN for anything else."""
+    match = re.fullmatch(r"([\d.]+)([kMB])", str(size))
+    return float(match[1]) * {"k": 1e3, "M": 1e6, "B": 1e9}[match[2]] if match else float("nan")
