@@ -26,7 +26,7 @@ from clipsafe_utils.sections.comparisons import (
     took_detour,
 )
 from clipsafe_utils.sections.rows import of_main_prompts
-from clipsafe_utils.zoo import GROUPS
+from clipsafe_utils.zoo import GROUPS, distinct
 
 VERDICTS = ("supported", "contradicted", "inconclusive", "not testable")
 
@@ -91,8 +91,7 @@ class Facts:
 
     def __init__(self, table, models, id_set, level):
         check_level(level)
-        if "distinct" in models:  # further rows of the same weights are no further models
-            models = models[models["distinct"].eq(True)]
+        models = distinct(models)
         self.models, self.id_set, self.level = models, id_set, level
         self.table = table[table["value"].notna() & table["model"].isin(models.index)]
 

@@ -21,7 +21,7 @@ from clipsafe_utils.confounding import Design, count_models, is_number
 from clipsafe_utils.metrics.calibration import check_level
 from clipsafe_utils.params import STUDY_FACTORS
 from clipsafe_utils.sections.rows import of_main_prompts
-from clipsafe_utils.zoo import GROUPS, quantity
+from clipsafe_utils.zoo import GROUPS, distinct, quantity
 
 KNOWN = 0.75
 """Share of models that must have a fact for it to enter; models without it are then left out, else the fact is."""
@@ -121,16 +121,13 @@ def training_facts(models):
         where the table does not say on what), encoder, data size (log2 of images), input resolution (log2 of pixels a
         side), training source. Without humans, models of no group of the study, and further copies of the same weights.
     """
-    models = models[models["group"].isin(GROUPS)]
-    if "distinct" in models:
-        models = models[models["distinct"].eq(True)]
+    models = distinct(models[models["group"].isin(GROUPS)])
     empty = pd.Series(np.nan, models.index, dtype=object)
     name, group = models.get("name", empty).astype(str).str.lower(), models["group"]
     loss = group.map(LOSS)
     for part in ("siglip", "coca"):
         loss = loss.mask(loss.eq("image-text") & name.str.contains(part), f"image-text ({part})")
-    tuned = name.str.extract(r"_ft_(in\w+?)(?:_\d{3})?$")[0].fillna("in1k").where(group == "clip_finetuned", "none")
-    tuned = models.get("finetune", tuned).astype(str).where(loss.str.startswith("image-text"), "none")
+    tuned = models.get("finetune", empty).astype(object).where(loss.str.startswith("image-text"), "none")
     sizes = models.get("pretrain_size", empty).map(quantity).astype(float)
     facts = {
         "loss": loss,

@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, t
 
+from clipsafe_utils.zoo import distinct
+
 COLUMNS = ("signature", "models", "where", "value", "peers_median", "n_peers", "distance", "check_first")
 """`where` counts the conditions that are off and names the worst; `value`, `peers_median` and `distance` are of that
 one. `n_peers` counts the models (of twins: the pairs) that the scale comes from."""
@@ -172,9 +174,8 @@ def _standard_error(pairs, suffix):
 
 def _with_facts(rows, models):
     """Rows with the facts of their models; rows of further copies of the same weights are left out."""
-    facts = models.reindex(columns=["group", "pretrain_source", *({"distinct"} & set(models))])
-    rows = rows.join(facts, on="model", how="inner").dropna(subset=["value"])
-    return rows[rows["distinct"].eq(True)] if "distinct" in rows else rows
+    facts = distinct(models).reindex(columns=["group", "pretrain_source"])
+    return rows.join(facts, on="model", how="inner").dropna(subset=["value"])
 
 
 def _distances(rows, condition):

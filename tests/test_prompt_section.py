@@ -302,8 +302,10 @@ def costs_of(accuracy, ece):
     models, sets = [f"m{k}" for k in range(len(accuracy))], [f"p{k}" for k in range(accuracy.shape[1])]
     index = pd.MultiIndex.from_product([models, sets], names=["model", "prompts"])
     objectives = pd.DataFrame({"accuracy": accuracy.ravel(), "ece": ece.ravel()}, index=index)
+    facts = pd.DataFrame(index=models)
 
     class Given:
+        models = facts
         prompt_sets = dict.fromkeys(sets)
         parameters = SUITE
 

@@ -68,6 +68,10 @@ def test_fine_tuned_clips_know_their_start(models, table):
     start, tuned = models.loc[pairs["second"]], models.loc[pairs["first"]]
     assert start["group"].eq("zero_shot_clip").all() and start["distinct"].all()
     assert start["source"].tolist() == tuned["source"].tolist()
+    zoo = {spec.name: spec.finetune for spec in load_zoo("paper", group="clip_finetuned")}
+    own = models[models["name"].isin(zoo) & models["group"].eq("clip_finetuned")]
+    assert len(own) == len(zoo) and own["finetune"].tolist() == own["name"].map(zoo).tolist()
+    assert set(models.loc[models["group"] != "clip_finetuned", "finetune"]) == {"none"}
     with_accuracy = table.loc[table["metric"].eq("accuracy") & table["test_set"].eq("imagenet_val"), "model"]
     assert {*pairs["first"], *pairs["second"]} <= set(with_accuracy)
 

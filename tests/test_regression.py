@@ -303,11 +303,13 @@ def test_facts_of_training():
         {
             "group": ["clip_finetuned", "clip_finetuned", "human", "standard"],
             "name": ["vit.clip_laion2b_ft_in12k_in1k_384", "vit.openai_ft_in1k", "subject", "resnet50.a1_in1k"],
+            "finetune": ["in12k_in1k", "in1k", "none", "none"],
             "distinct": [True, True, True, False],
         },
         list("abcd"),
     )
     assert training_facts(bare)["fine-tuning"].to_dict() == {"a": "in12k, then in1k", "b": "in1k"}
+    assert training_facts(bare.drop(columns="finetune"))["fine-tuning"].isna().all(), "not said, not known"
     assert training_facts(bare)[["encoder", "data size", "training source"]].isna().all(axis=None)
 
 

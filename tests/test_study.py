@@ -376,17 +376,29 @@ def test_group_means_have_an_interval_from_three_models_on(published):
         published, accuracies(imagenet_val=X, imagenet_r=Y), ["imagenet_r"], x_set="imagenet_val"
     )
     means = sections.group_means(published, rows).set_index("group")
-    standard = rows["value"][:5]
-    assert means.loc["standard", "mean"] == pytest.approx(standard.mean()) and means.loc["standard", "n_models"] == 5
+    standard = rows["value"][:4]  # the fifth is a further row of the fourth's weights
+    assert means.loc["standard", "mean"] == pytest.approx(standard.mean()) and means.loc["standard", "n_models"] == 4
     assert tuple(means.loc["standard", ["low", "high"]]) == pytest.approx(mean_interval(standard)[1:3])
     assert means.loc["zero_shot_clip"].isna()[["low", "high"]].all()
+
+
+def test_models_of_one_start_count_as_one_in_means():
+    class Given:
+        parameters = load_parameters("params/sample.yaml")
+        models = pd.DataFrame({"init_from": ["", "a", "b", "a", "c"]}, index=list("axybz"))
+
+    values = pd.Series([1.0, 3.0, 4.0, 6.0, 9.0], index=list("axybz"))  # a with x and b, y alone, z alone
+    found = sections.rows.over_models(Given, values)
+    expected = mean_interval([(1 + 3 + 6) / 3, 4.0, 9.0])
+    assert found[:3] == pytest.approx(expected[:3]) and found.n == 5
+    assert np.isnan(sections.rows.over_models(Given, values[:4]).low), "two starts, four models"
 
 
 def test_group_means_hold_the_error_of_the_line(published):
     table = accuracies(imagenet_val=X, imagenet_r=Y)
     rows, lines, axes = sections.robustness(published, table, ["imagenet_r"], x_set="imagenet_val")
     mean = sections.group_means(published, rows, table, lines, axes).set_index("group").loc["standard"]
-    models, band = mean_interval(rows["value"][:5]), lines["imagenet_r"].band(X[:5].mean())
+    models, band = mean_interval(rows["value"][:4]), lines["imagenet_r"].band(X[:4].mean())
     assert mean["mean"] - mean["low"] == pytest.approx(np.hypot(models.value - models.low, band.high - band.value))
     assert mean["high"] - mean["mean"] == pytest.approx(np.hypot(models.high - models.value, band.value - band.low))
 

@@ -28,8 +28,8 @@ def published_models(folder=None):
         - origin: the table that names it (imagenet_testbed also covers the ImageNet-X table of the same checkpoints).
         - distinct: False for further rows of weights that are already there, such as timm's other input sizes and
           the plain twins of open_clip's QuickGELU models. Count models and fit lines over the distinct ones.
+        - finetune: on which labels a CLIP was fine-tuned, by its tag; else "none".
         - init_from: the zero-shot model that a fine-tuned CLIP of the zoo "paper" started from, else empty.
-        - finetune: on which labels it was fine-tuned, likewise.
     """
     parts = [_openclip(folder), _timm(folder), _testbed(folder), _imagenet_x(folder), _observers(folder)]
     models = pd.concat(parts, ignore_index=True)
@@ -37,15 +37,17 @@ def published_models(folder=None):
     models[["group", "source"]] = [group_and_source(table, name) for table, name in rules]
     architecture = models["name"].where(models["origin"] != "timm", models["name"].str.split(".").str[0])
     models["encoder"] = architecture.map(encoder)
-    models[["init_from", "finetune"]] = models["name"].map(_starts(set(models["model"]))).apply(pd.Series).fillna("")
+    tuned = models["name"].str.extract(r"_ft_(in\w+?)(?:_\d{3})?$")[0].fillna("in1k")
+    models["finetune"] = tuned.where(models["group"] == "clip_finetuned", "none")
+    models["init_from"] = models["name"].map(_starts(set(models["model"]))).fillna("")
     columns = ["model", "name", "group", "source", "encoder", "params_m", "input_size", "origin", "distinct"]
-    return models[[*columns, "init_from", "finetune"]].astype(
+    return models[[*columns, "finetune", "init_from"]].astype(
         {"params_m": float, "input_size": float, "distinct": bool}
     )
 
 
 def _starts(published):
-    """timm's name of a fine-tuned CLIP -> the published id of what it started from, and its fine-tuning."""
+    """timm's name of a fine-tuned CLIP -> the published id of what it started from."""
     zoo = {spec.id: spec for spec in load_zoo("paper")}
     found = {}
     for spec in zoo.values():
@@ -53,7 +55,7 @@ def _starts(published):
         if spec.group == "clip_finetuned" and start:
             names = (start.name, start.name.removesuffix("-quickgelu"))  # some tables list the plain twin alone
             known = [id for id in (f"{name}/{start.pretrained}" for name in names) if id in published]
-            found[spec.name] = known[0], spec.finetune
+            found[spec.name] = known[0]
     return found
 
 

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from clipsafe_utils.sections.rows import group_means, mean_rows, row
 from clipsafe_utils.statistics import mean_interval
-from clipsafe_utils.zoo import GROUPS, quantity
+from clipsafe_utils.zoo import GROUPS, distinct, origins, quantity
 
 SAME_RECIPE = ("group", "architecture", "pretrain_size", "finetune", "input_size", "seed")
 """Facts that two models share where only their training source differs."""
@@ -103,8 +103,7 @@ def independent_differences(values, pairs, models):
     ndarray, shape (n_independent,)
     """
     ids = pd.concat([pairs["first"], pairs["second"]], ignore_index=True)
-    starts = ids.map(models["init_from"]).fillna("") if "init_from" in models else ids
-    codes, families = pd.factorize(starts.where(starts != "", ids))
+    codes, families = pd.factorize(ids.map(origins(models)))
     first, second = np.split(codes, 2)
     graph = coo_array((np.ones(len(pairs)), (first, second)), shape=(len(families), len(families)))
     together = connected_components(graph, directed=False)[1][first] if len(pairs) else first
@@ -283,8 +282,7 @@ def accuracy_pairs(models, accuracy, first, second, *, caliper=CALIPER):
     ----------
     Rosenbaum. JASA 84, 1989 (optimal matching).
     """
-    if "distinct" in models:  # further rows of the same weights are no further models
-        models = models[models["distinct"].eq(True)]
+    models = distinct(models)
     sides = [
         accuracy[accuracy.index.isin(models.index[models["group"] == group])].sort_index() for group in (first, second)
     ]

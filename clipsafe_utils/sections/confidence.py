@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+import pandas as pd
 
 from clipsafe_utils.datasets import factor_annotations
 from clipsafe_utils.metrics import confidence_and_correct, expected_calibration_error, risk_coverage
@@ -38,10 +39,10 @@ def risk_coverage_means(study, test_sets):
     for model, name, _, correct, confidences in _judged(study, test_sets):
         curve, group = risk_coverage(confidences[0], correct), study.models["group"].get(model, "other")
         at = np.maximum(np.ceil(COVERAGES * len(correct) - 1e-9).astype(int), 1) - 1
-        curves.setdefault((group, name), []).append(curve.risk[at])
+        curves.setdefault((group, name), {})[model] = curve.risk[at]
     for (group, name), risks in curves.items():
-        for coverage, values in zip(COVERAGES, np.transpose(risks), strict=True):
-            interval = over_models(values, study.parameters.ci_level)
+        for coverage, (_, values) in zip(COVERAGES, pd.DataFrame(risks).iterrows(), strict=True):
+            interval = over_models(study, values)
             rows.append(row(GROUPS.get(group, group), name, f"coverage {coverage:.2f}", "risk", interval))
     return study.table(rows)
 

@@ -218,7 +218,7 @@ def mean_effects(study, objectives, reference=None):
             for prompts in [prompts for prompts in study.prompt_sets if prompts in change]:
                 own = change[prompts].reindex(models).dropna()
                 if len(own):
-                    interval = over_models(own, study.parameters.ci_level)
+                    interval = over_models(study, own)
                     rows.append(row(name, prompts, "paired by model", f"{objective}_difference", interval))
     return study.table(rows)
 
@@ -273,7 +273,7 @@ def prompt_front(study, objectives):
     front = pd.DataFrame({"prompts": list(study.prompt_sets)})
     for objective, table in zip(known, tables, strict=True):
         main, changes = table[study.main_prompts], table.sub(table[study.main_prompts], axis=0)
-        limits = [over_models(changes[prompts], p.ci_level)[1:3] for prompts in table]
+        limits = [over_models(study, changes[prompts])[1:3] for prompts in table]
         front[objective] = table.mean().to_numpy()
         for end, values in zip(("low", "high"), zip(*limits, strict=True), strict=True):
             front[f"{objective}_{end}"] = np.where(table.columns == study.main_prompts, np.nan, main.mean() + values)
@@ -315,7 +315,7 @@ def choice_costs(study, objectives):
         for costs in [key for key in known if key != chosen_by]:
             values = scores[costs].to_numpy()
             cost = values[np.arange(n), others[costs]] - values[np.arange(n), others[chosen_by]]
-            value, low, high, *_ = over_models(cost, study.parameters.ci_level)
+            value, low, high, *_ = over_models(study, pd.Series(cost, scores[costs].index))
             best = {key: scores[key].mean().idxmax() for key in (chosen_by, costs)}
             rows.append((chosen_by, costs, best[chosen_by], best[costs], value, low, high, n))
     return pd.DataFrame(rows, columns=["chosen_by", "costs", "chosen", "rival", "cost", "low", "high", "n_models"])

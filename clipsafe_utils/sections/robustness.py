@@ -5,6 +5,7 @@ import pandas as pd
 
 from clipsafe_utils.sections.rows import CLIP_GROUPS, accuracy_row, is_correct, largest, row
 from clipsafe_utils.statistics import effective_robustness_interval, fit_accuracy_line
+from clipsafe_utils.zoo import distinct
 
 SAME_CLASSES = {
     "imagenet_a": "imagenet_val/a_classes",
@@ -92,8 +93,7 @@ def robustness(study, table, test_sets, *, x_set, baseline=None):
     counts = table.pivot_table(index="model", columns="test_set", values="n")
     models = study.models.reindex(accuracies.index)
     fits = models["group"] == baseline if baseline != "rest" else ~models["group"].isin(CLIP_GROUPS)
-    if "distinct" in models:  # further rows of the same weights would count twice
-        fits &= models["distinct"].eq(True)
+    fits &= models.index.isin(distinct(models).index)
     rows, lines, axes = [], {}, {}
     if not test_sets:
         study.missing["distribution shift"] = (

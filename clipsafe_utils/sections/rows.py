@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from clipsafe_utils.statistics import Interval, mean_interval, wilson_interval
+from clipsafe_utils.zoo import distinct, origins
 
 CLIP_GROUPS = ("zero_shot_clip", "clip_finetuned")
 
@@ -57,10 +58,23 @@ def is_correct(logits, labels):
     return np.argmax(logits, axis=1) == labels
 
 
-def over_models(values, level):
-    """Mean over models with Student's interval; limits are NaN below three models."""
-    interval = mean_interval(np.asarray(values), level=level)._replace(kind="student t over models")
-    return interval if len(values) >= 3 else interval._replace(low=np.nan, high=np.nan)
+def over_models(study, values):
+    """Mean over models with Student's interval; those that come from one start vary together and count as one.
+
+    Parameters
+    ----------
+    values : Series
+        By model.
+
+    Returns
+    -------
+    Interval
+        n counts the models; limits are NaN below three starts.
+    """
+    each = values.groupby(values.index.map(origins(study.models))).mean().to_numpy()
+    interval = mean_interval(each, level=study.parameters.ci_level)
+    interval = interval._replace(kind="student t over models", n=len(values))
+    return interval if len(each) >= 3 else interval._replace(low=np.nan, high=np.nan)
 
 
 def group_means(study, rows, accuracies=None, lines=None, axes=None, groups=None):
@@ -82,17 +96,17 @@ def group_means(study, rows, accuracies=None, lines=None, axes=None, groups=None
         group, test_set, mean, low, high (NaN below three models), n_models.
     """
     level, groups = study.parameters.ci_level, study.models["group"] if groups is None else groups
+    groups = groups[groups.index.isin(distinct(study.models).index)]
     rows = rows.assign(group=rows["model"].map(groups)).dropna(subset=["group", "value"])
     found = []
     for (group, test_set), part in rows.groupby(["group", "test_set"]):
-        values = part["value"].to_numpy()
-        mean, low, high = over_models(values, level)[:3]
+        mean, low, high, *_, n = over_models(study, part.set_index("model")["value"])
         if lines:
             of_group = accuracies["test_set"].eq(axes[test_set]) & accuracies["metric"].eq("accuracy")
             x = accuracies.loc[of_group & accuracies["model"].isin(part["model"]), "value"].mean()
             line, below, above = lines[test_set].band(x, level=level)[:3]
             low, high = mean - np.hypot(mean - low, above - line), mean + np.hypot(high - mean, line - below)
-        found.append((group, test_set, mean, low, high, len(values)))
+        found.append((group, test_set, mean, low, high, n))
     return pd.DataFrame(found, columns=["group", "test_set", "mean", "low", "high", "n_models"])
 
 

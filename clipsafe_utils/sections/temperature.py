@@ -88,7 +88,7 @@ def transfer_means(study, transfer):
     """
     found, source = [], transfer["protocol"].str.replace(r"^.*(?=temperature of )", "", regex=True)
     for (metric, test_set, protocol), part in transfer.groupby(["metric", "test_set", source]):
-        interval = over_models(part["value"].to_numpy(), study.parameters.ci_level)
+        interval = over_models(study, part.set_index("model")["value"])
         found.append(row("all models", test_set, protocol, metric, interval))
     return study.table(found)
 

@@ -211,6 +211,23 @@ def _matches(value, patterns):
     return any(fnmatch.fnmatchcase(value, pattern) for pattern in patterns)
 
 
+def distinct(models):
+    """The models without further rows of the same weights, as published tables have them (column `distinct`)."""
+    return models[models["distinct"].eq(True)] if "distinct" in models else models
+
+
+def origins(models):
+    """What each model was fine-tuned from, by its facts (column `init_from`), or the model itself.
+
+    Returns
+    -------
+    Series
+        Model -> id.
+    """
+    own = models.index.to_series()
+    return models["init_from"].where(models["init_from"].fillna("").ne(""), own) if "init_from" in models else own
+
+
 def quantity(size):
     """Number of training images that a zoo writes as "400M", "2B" or "24k"; NaN for anything else."""
     match = re.fullmatch(r"([\d.]+)([kMB])", str(size))
