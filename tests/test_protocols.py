@@ -1,8 +1,8 @@
 """Presets of protocols: what they set, that it runs, and why two numbers differ."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -224,7 +224,8 @@ def test_openood_judges_among_all_classes_and_flags_ood(values):
         logits = np.zeros((len(unit.labels), 1000), np.float32)
         logits[np.arange(len(logits)), unit.labels] = 5
         logits[:, 0] = 9
-        fake = SimpleNamespace(kind="logits", array=logits, labels=unit.labels, images=unit.images)
+        fake = replace(unit, key="of these logits")
+        vars(fake)["array"] = logits
         given._units["tiny-2", "imagenet_val"] = fake
         found = only(sections.accuracy(given), model="tiny-2", test_set="imagenet_val/a_classes")
         assert (found["n"], found["value"]) == (np.isin(unit.labels, A_CLASSES).sum(), expected)
