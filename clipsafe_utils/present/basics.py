@@ -8,6 +8,7 @@ import pandas as pd
 from IPython.display import Image, Markdown, display
 
 from clipsafe_utils import plots
+from clipsafe_utils.zoo import distinct
 
 MOST_ROWS = 2000
 """Rows of a table that a page shows; the file has them all."""
@@ -36,7 +37,7 @@ def overview(study, *, whole_suite=False):
         display(
             pd.DataFrame(rows).style.hide(axis="index").format({"images": "{:,}"}).set_table_attributes(TABLE_CLASS)
         )
-    counts = study.models["group"].value_counts()
+    counts = distinct(study.models)["group"].value_counts()
     listed = ", ".join(f"{count:,} {group_label(group)}" for group, count in counts.items())
     display(Markdown(f"**Suite {study.parameters.suite}**: {listed} ({counts.sum():,} models in all)."))
     missing(study)
