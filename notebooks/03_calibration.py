@@ -275,7 +275,7 @@ present.results(study, over_seeds, "calibration_over_seeds")
 # %%
 shown = sections.reliability_by_group(study, calibration)
 drawn = pd.MultiIndex.from_tuples([(one.model, one.test_set) for one in shown], names=["model", "test_set"])
-of_ece = calibration[calibration["metric"].isin(errors)]
+of_ece = calibration[calibration["metric"].isin(errors)].assign(ci_kind="wilson, of the accuracy in a bin")
 if shown:
     present.figure(
         study,

@@ -250,7 +250,8 @@ def test_ood_detection_has_a_panel_a_set_and_a_line_a_score(n, sets):
     figure = plots.ood_detection(rows, models)
     assert [ax.get_title(loc="left") for ax in figure.axes] == names
     assert set(yticks(figure.axes[0])) == {"msp", "energy"}
-    assert figure.get_supxlabel() == "AUROC\nhigher is better" and " chance " in texts(figure.axes[0])
+    assert figure.get_supxlabel() == "AUROC\nhigher is better; dotted: chance"
+    assert [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == ":"] == [0.5]
     xs = {x for x, _ in dots(figure.axes[-1])}
     first = rows[(rows["metric"] == "auroc") & (rows["test_set"] == names[-1])]
     assert (xs == set(first["value"])) == (n <= plots.FEW)

@@ -53,8 +53,8 @@ def ood_detection(table, models, *, metric="auroc", panels=None):
         dot_plot(rows[rows["test_set"] == name], ax, order=order, percent=style.percent, among=rows)
         if style.chance is not None:
             ax.axvline(style.chance, **REFERENCE, linestyle=":")
-            add_note(ax, style.chance, 0.02, " chance ", bbox=None, transform=ax.get_xaxis_transform())
-    return finish_figure(figure, dot_handles(rows), xlabel=metric_label(metric))
+    chance = "; dotted: chance" * (style.chance is not None)
+    return finish_figure(figure, dot_handles(rows), xlabel=metric_label(metric) + chance)
 
 
 def scores_by_group(samples, models, *, method, panels=None):

@@ -89,9 +89,9 @@ def results(study, rows, name, *, wide=False):
         few = [name for name, n in images.items() if 0 < n < plots.FEW_IMAGES]
         shown = shown.rename(columns={name: f"{name} {plots.FEW_MARK}" for name in few})
     else:
-        shown = shown[
-            ["model", "group", "test_set", "metric", "value", "ci_low", "ci_high", "n", "ci_kind", "protocol"]
-        ]
+        what, found = ["model", "group", "test_set", "metric"], ["value", "ci_low", "ci_high", "n", "ci_kind"]
+        alike = shown.duplicated(what).any()
+        shown = shown[[*what, "protocol", *found] if alike else [*what, *found, "protocol"]]
     same = [
         column
         for column in shown
