@@ -162,7 +162,7 @@ present.results(study, detection, "ood_detection")
 # ## Which score for which models?
 #
 # Each score against the first one, on the same images for both: those that no score was fitted on. Means over the
-# models of a group with Student's intervals over models; black numbers are distinguishable from zero.
+# models of a group with Student's intervals over models; bold numbers are distinguishable from zero.
 
 # %%
 main = sections.main_score(study)

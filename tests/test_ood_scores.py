@@ -696,6 +696,7 @@ def test_gains_figure_frames_the_best_score():
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["Zero-shot CLIP (3)", "Standard (3)"]
     numbers = [sorted(text.get_text() for text in ax.texts) for ax in figure.axes]
     assert numbers == [["-10", "-20"], ["+10", "+5"]]
+    assert {text.get_weight() for ax in figure.axes for text in ax.texts} == {"bold"}, "no interval holds 0"
     frames = [[patch.get_xy() for patch in ax.patches] for ax in figure.axes]
     rows = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert frames == [[], [(0, rows.index("rmd"))]], "msp is the best of zero-shot models: no other has a frame"

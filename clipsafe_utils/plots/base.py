@@ -143,7 +143,8 @@ def caption(rows, *, what, direction, models=None, units=("model", "images")):
         count += f" ({', '.join(f'{groups[g]:,} {s.label}' for g, s in GROUP_STYLE.items() if g in groups)})"
     known = rows.loc[rows["n"] > 0, "n"]
     sizes = " to ".join(f"{size:,}" for size in dict.fromkeys((known.min(), known.max())))
-    images = f"n = {sizes} {counted} each" if len(known) else f"numbers of {counted} not published"
+    each = counted.removesuffix("s") if sizes == "1" else counted
+    images = f"n = {sizes} {each} each" if len(known) else f"numbers of {counted} not published"
     images += " (for some not published)" * (0 < len(known) < len(rows))
     source = ", published by others" * bool((rows["source"] == "published").all())
     bars = rows.dropna(subset=["ci_low", "ci_high"])

@@ -226,7 +226,7 @@ def score_gains(table, *, panels=None):
     ----------
     table : DataFrame
         Tidy rows from `sections.score_choice`; auroc_gain_mean is drawn, in points of 0.01. Numbers whose interval
-        holds 0 are grey, the best score of a column has a frame (the main score where all others lose).
+        excludes 0 are bold, the best score of a column has a frame (the main score where all others lose).
     panels
         See the module.
     """
@@ -251,9 +251,9 @@ def score_gains(table, *, panels=None):
             y, x = scores.index(score), sets.index(test_set)
             clear = one["ci_low"] * one["ci_high"] > 0
             dark = abs(100 * one["value"]) > 0.6 * limit
-            color = ("white" if dark else "black") if clear else "0.75" if dark else "0.45"
+            look = {"color": "white" if dark else "black", "weight": "bold" if clear else "normal"}
             text = f"{100 * one['value']:+.0f}".replace("+0", "0").replace("-0", "0")
-            ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8, color=color)
+            ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8, **look)
             if one["value"] == max(0, table[test_set].max()):
                 ax.add_patch(
                     Rectangle((x, y), 1, 1, fill=False, edgecolor="black", linewidth=1.6, zorder=4, clip_on=False)

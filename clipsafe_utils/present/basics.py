@@ -39,7 +39,8 @@ def overview(study, *, whole_suite=False):
         )
     counts = distinct(study.models)["group"].value_counts()
     listed = ", ".join(f"{count:,} {group_label(group)}" for group, count in counts.items())
-    display(Markdown(f"**Suite {study.parameters.suite}**: {listed} ({counts.sum():,} models in all)."))
+    in_all = f"{counts.sum():,} model{'s' * (counts.sum() != 1)} in all"
+    display(Markdown(f"**Suite {study.parameters.suite}**: {listed} ({in_all})."))
     missing(study)
 
 
@@ -64,6 +65,7 @@ def unreadable(study):
 def table(frame, digits=4):
     """Show a frame that can be sorted and searched in the page."""
     frame = frame.dropna(axis=1, how="all")
+    frame = frame.fillna(dict.fromkeys(frame.select_dtypes(["object", "string"]), ""))
     itables.show(
         frame.round(digits), classes="display compact nowrap", paging=len(frame) > 15, showIndex=False, maxBytes=0
     )
