@@ -1,12 +1,14 @@
 """The study's claims, each one sentence that the tidy table supports, contradicts or leaves open.
 
 A claim is tested on models, not on images: a mean over models, a difference between two groups, a mean over matched
-pairs, or a correlation, with an interval over models at the stated level. Where fewer than three models carry a number
-the interval is that of their images alone, and says so. Verdicts hold the false discovery rate among a suite's claims
-at 1 - level (Benjamini, Hochberg 1995): "supported" and "contradicted" need an adjusted p below it, everything else is
-"inconclusive", and what a suite cannot test is "not testable" with the reason.
+pairs, or a correlation, with an interval over models at the stated level; those that come from one start count as one.
+Where no side has three models the interval is that of their images, and the verdict is about these models alone.
+Verdicts hold the false discovery rate among a suite's claims at 1 - level (Benjamini, Hochberg 1995): "supported" and
+"contradicted" need an adjusted p below it, everything else is "inconclusive", and what a suite cannot test is "not
+testable" with the reason.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.optimize import brentq
 
-from clipsafe_utils.metrics.calibration import check_level, wilson_bounds
+from clipsafe_utils.metrics.calibration import check_level
 from clipsafe_utils.params import STUDY_FACTORS
 from clipsafe_utils.sections.comparisons import (
     fine_tuning_pairs,
@@ -25,10 +28,17 @@ from clipsafe_utils.sections.comparisons import (
     source_pairs,
     took_detour,
 )
+from clipsafe_utils.sections.robustness import refit_line
 from clipsafe_utils.sections.rows import of_main_prompts
-from clipsafe_utils.zoo import GROUPS, distinct
+from clipsafe_utils.zoo import GROUPS, distinct, origins
 
 VERDICTS = ("supported", "contradicted", "inconclusive", "not testable")
+
+LIKE_THESE, ALONE = "models like these", "these models alone"
+"""What a verdict is about: the error is that of other models of the kind, or of other images of the same models."""
+
+CONVOLUTIONAL = ("resnet", "convnext", "other_cnn")
+"""Encoder families of the zoo that are convolutional networks."""
 
 PLAYS = {"laion": ("laion", "B"), "wit": ("wit", "A")}
 """Role in the study -> training sources with it. The laboratory's B sees more unusual shapes, its A more unusual poses
@@ -39,8 +49,8 @@ class Evidence(NamedTuple):
     """What a table says about a claim."""
 
     effect: float
-    low: float
-    high: float
+    limits: Callable
+    """level -> (low, high)."""
     p_for: float
     """Probability of evidence this strong for the claim if the claim were false; already for all that was searched."""
     p_against: float
@@ -48,6 +58,9 @@ class Evidence(NamedTuple):
     n_images: int
     """Median number of images behind a model's value."""
     note: str = ""
+    about: str = LIKE_THESE
+    searched: int = 1
+    """Places among which this one was chosen."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +100,19 @@ class Facts:
     id_set : str
         The in-distribution set.
     level : float
+    control_sets : iterable of str
+        Test sets without a shift.
     """
 
-    def __init__(self, table, models, id_set, level):
+    def __init__(self, table, models, id_set, level, control_sets=()):
         check_level(level)
         models = distinct(models)
-        self.models, self.id_set, self.level = models, id_set, level
+        self.models, self.id_set, self.level, self.control_sets = models, id_set, level, control_sets
         self.table = table[table["value"].notna() & table["model"].isin(models.index)]
+
+    def is_shift(self, test_set):
+        """Whether a test set is under distribution shift."""
+        return not _is_factor(test_set) and test_set not in (self.id_set, *self.control_sets)
 
     def rows(self, metric, *, group=None, test_sets=None, protocol=None):
         """Rows of a metric, of models of a group, on test sets that a predicate admits."""
@@ -111,50 +130,62 @@ class Facts:
         """Mean of each model's rows, their standard error from images, and images: one row a model."""
         return rows.assign(error=_errors(rows)).groupby("model")[["value", "error", "n"]].mean()
 
+    def per_start(self, values):
+        """Mean over the models that come from one start, of the columns of `per_model`; the largest of their errors.
+
+        Their errors may be shared, such as that of a baseline line, and are not averaged out.
+        """
+        start = values.index.map(origins(self.models))
+        return values.groupby(start).mean().assign(error=values["error"].groupby(start).max())
+
     def mean(self, rows, direction, minus=0.0):
         """Mean over models against a value; positive direction: the claim says above."""
-        values = self.per_model(rows)
-        if values.empty:
-            return "no model has these numbers"
-        values["value"] -= minus
-        return self._judge(values["value"].to_numpy(), values["error"], direction, values["n"], self._line_error(rows))
-
-    def _line_error(self, rows):
-        """Standard error of the baseline line that the values are distances from; 0 where they are none.
-
-        It is what a distance's interval holds beyond that of its accuracy, and all models share it, so that it stays
-        however many they are. Of images with a factor, a share of all, the line takes that share of the accuracy's
-        error back (its slope is near 1). Lines of several test sets go through the same models: their errors are not
-        averaged out.
-        """
-        rows = rows[rows["metric"] == "effective_robustness"]
         if rows.empty:
-            return 0.0
-        accuracy = self.rows("accuracy").drop_duplicates(["model", "test_set"]).set_index(["model", "test_set"])
-        low, high = wilson_bounds(accuracy["value"].to_numpy(), accuracy["n"].to_numpy(float), 0.95)
-        errors = _errors(accuracy).fillna(pd.Series((high - low) / (2 * stats.norm.ppf(0.975)), accuracy.index))
-        own = errors.reindex(pd.MultiIndex.from_frame(rows[["model", "test_set"]])).fillna(0).to_numpy()
-        whole = rows.assign(test_set=rows["test_set"].str.extract("(.*)/")[0])[["model", "test_set"]]
-        share = rows["n"].to_numpy() / accuracy["n"].reindex(pd.MultiIndex.from_frame(whole)).to_numpy(float)
-        own = own * (1 - np.nan_to_num(share).clip(0, 1))
-        shared = np.sqrt(np.maximum(_errors(rows) ** 2 - own**2, 0))
-        return float(shared.groupby(rows["test_set"]).median().mean())
+            return "no model has these numbers"
+        values = self.per_start(self.per_model(rows))
+        if len(values) >= 3:
+            lines = self._lines(rows)
+            return self._judge(values["value"] - minus, direction, rows["model"].nunique(), values["n"], lines)
+        effect, error = values["value"].mean() - minus, values["error"].max()
+        return self._of_images(effect, error, direction, rows["model"].nunique(), values["n"])
+
+    def _lines(self, rows):
+        """Baseline lines that the values are distances from, with the mean accuracy where the models meet each."""
+        found = []
+        rows = rows[rows["metric"] == "effective_robustness"]
+        for (test_set, protocol), part in rows.groupby(["test_set", "protocol"]):
+            line, x = refit_line(protocol, test_set, self._accuracies, self.models)
+            found.append((line, x[part["model"]].mean()))
+        return found
+
+    @functools.cached_property
+    def _accuracies(self):
+        return self.rows("accuracy").pivot_table(index="model", columns="test_set", values="value")
 
     def difference(self, rows, first, second, direction):
-        """Mean of one group minus mean of another (Welch)."""
-        a, b = (self.per_model(rows[rows["group"] == group]) for group in (first, second))
-        for group, values in ((first, a), (second, b)):
-            if values.empty:
+        """Mean of one group minus mean of another: Welch's test; where one has fewer than three models, Student's.
+
+        A group too small to show how its models scatter is taken to scatter like the other (pooled variance).
+        """
+        a, b = (rows[rows["group"] == group] for group in (first, second))
+        for group, own in ((first, a), (second, b)):
+            if own.empty:
                 return f"nothing of the group {GROUPS.get(group, group)!r} has these numbers"
-        images, n = pd.concat([a["n"], b["n"]]), len(a) + len(b)
-        effect = a["value"].mean() - b["value"].mean()
-        if min(len(a), len(b)) >= 3:
-            parts = [group["value"].var(ddof=1) / len(group) for group in (a, b)]
-            error = np.sqrt(sum(parts))
-            degrees = sum(parts) ** 2 / sum(p**2 / (len(g) - 1) for p, g in zip(parts, (a, b), strict=True))
-            return self._evidence(effect, error, degrees, direction, n, images)
-        error = np.hypot(a["error"].max(), b["error"].max())
-        return self._evidence(effect, error, np.inf, direction, n, images, "interval over images")
+        n_models = a["model"].nunique() + b["model"].nunique()
+        a, b = (self.per_start(self.per_model(own)) for own in (a, b))
+        effect, images = a["value"].mean() - b["value"].mean(), pd.concat([a["n"], b["n"]])
+        n = np.array([len(a), len(b)])
+        if n.max() < 3:
+            error = np.hypot(a["error"].max(), b["error"].max())
+            return self._of_images(effect, error, direction, n_models, images)
+        squares = np.array([own["value"].var(ddof=0) for own in (a, b)]) * n
+        if n.min() >= 3:
+            parts, note = squares / (n - 1) / n, ""
+            degrees = sum(parts) ** 2 / sum(parts**2 / (n - 1))
+        else:
+            degrees, note = n.sum() - 2, f"{n[0]} against {n[1]} models, pooled variance"
+            parts = squares.sum() / degrees / n
+        return self._evidence(effect, np.sqrt(sum(parts)), degrees, direction, n_models, images, note)
 
     def paired(self, rows, pairs, direction):
         """Mean difference over pairs of models, each the mean over its test sets."""
@@ -166,26 +197,48 @@ class Facts:
             note += f", {len(differences)} of them independent"
         if len(differences) < 3:
             return f"{note} have these numbers, and an interval needs three"
-        return self._judge(differences, None, direction, values["n"])._replace(
-            n_models=len({*both["first"], *both["second"]}), note=note
-        )
+        n_models = len({*both["first"], *both["second"]})
+        return self._judge(differences, direction, n_models, values["n"])._replace(note=note)
 
-    def _judge(self, values, errors, direction, images, shared=0.0):
-        n = len(values)
-        if n >= 3:
-            error = np.hypot(values.std(ddof=1) / np.sqrt(n), shared)
-            return self._evidence(values.mean(), error, n - 1, direction, n, images)
-        # Errors of few models share the baseline line, so they do not average out.
-        return self._evidence(values.mean(), errors.max(), np.inf, direction, n, images, "interval over images")
+    def _judge(self, values, direction, n_models, images, lines=()):
+        error = np.std(values, ddof=1) / np.sqrt(len(values))
+        return self._evidence(np.mean(values), error, len(values) - 1, direction, n_models, images, lines=lines)
 
-    def _evidence(self, effect, error, degrees, direction, n_models, images, note=""):
-        if not np.isfinite(error):
+    def _of_images(self, effect, error, direction, n_models, images):
+        found = self._evidence(effect, error, np.inf, direction, n_models, images, "interval over images")
+        return found if isinstance(found, str) else found._replace(about=ALONE)
+
+    def _evidence(self, effect, error, degrees, direction, n_models, images, note="", lines=()):
+        """Student's interval; of distances from baseline lines, combined with the lines' own as `group_means` does.
+
+        All models share the lines, so that their error stays however many they are; lines of several test sets go
+        through the same models: their errors are not averaged out.
+        """
+
+        def limits(level):
+            half = stats.t.ppf((1 + level) / 2, degrees) * error
+            bands = [line.band(x, level=level) for line, x in lines]
+            below = np.mean([band.value - band.low for band in bands]) if lines else 0.0
+            above = np.mean([band.high - band.value for band in bands]) if lines else 0.0
+            return effect - np.hypot(half, above), effect + np.hypot(half, below)
+
+        def nearer(log_p):
+            low, high = limits(-np.expm1(log_p))
+            return low if effect > 0 else -high
+
+        if not np.isfinite(limits(self.level)).all():
             return "these numbers come without an interval"
-        half = stats.t.ppf((1 + self.level) / 2, degrees) * error
-        p = 2 * stats.t.sf(abs(effect) / error, degrees) if error > 0 else float(effect == 0)
+        if not lines or effect == 0:
+            p = 2 * stats.t.sf(abs(effect) / error, degrees) if error > 0 else float(effect == 0)
+        else:  # where the interval ends at zero
+            p = P_LEAST if nearer(np.log(P_LEAST)) > 0 else np.exp(brentq(nearer, np.log(P_LEAST), np.log1p(-1e-9)))
         agrees = direction == 0 or np.sign(effect) == direction
         p_for, p_against = (p, 1.0) if agrees else (1.0, p)
-        return Evidence(effect, effect - half, effect + half, p_for, p_against, n_models, int(images.median()), note)
+        return Evidence(effect, limits, p_for, p_against, n_models, int(images.median()), note)
+
+
+P_LEAST = 1e-12
+"""Smallest p that is told from 0 where it is found by solving for the level."""
 
 
 def _errors(rows):
@@ -194,7 +247,8 @@ def _errors(rows):
 
 
 def any_of(found, level):
-    """A claim that holds somewhere: evidence of the strongest place, corrected for having searched (Bonferroni).
+    """A claim that holds somewhere: evidence of the clearest place, that of the smallest p, corrected for having
+    searched (Bonferroni): of k places, p is k times as large, and an interval is taken at 1 - (1 - level) / k.
 
     Parameters
     ----------
@@ -211,11 +265,12 @@ def any_of(found, level):
     tested = {place: evidence for place, evidence in found.items() if not isinstance(evidence, str)}
     if not tested:
         return next(iter(found.values()), "no test set has these numbers")
-    place, best = min(tested.items(), key=lambda item: (item[1].p_for, -abs(item[1].effect)))
-    held = sum(evidence.p_for * len(tested) < 1 - level for evidence in tested.values())
-    note = "; ".join(filter(None, [f"strongest on {place}", f"on {held} of {len(tested)}", best.note]))
+    place, best = min(tested.items(), key=lambda item: (item[1].p_for, -item[1].p_against, -abs(item[1].effect)))
+    k = len(tested)
+    held = sum(evidence.p_for * k < 1 - level for evidence in tested.values())
+    note = "; ".join(filter(None, [f"clearest on {place}", f"on {held} of {k}", best.note]))
     against = max(evidence.p_against for evidence in tested.values())
-    return best._replace(p_for=min(1.0, best.p_for * len(tested)), p_against=against, note=note)
+    return best._replace(p_for=min(1.0, best.p_for * k), p_against=against, note=note, searched=k)
 
 
 def _by_factor(facts, group, direction):
@@ -233,10 +288,6 @@ def _last(test_set):
 
 def _on(factor):
     return lambda test_set: _is_factor(test_set) and _last(test_set) == factor
-
-
-def _shift(test_set):
-    return not _is_factor(test_set)
 
 
 def _sources(facts, first, second):
@@ -309,24 +360,42 @@ def _is_msp(protocol):
 
 
 def _accuracy_and_auroc(facts):
-    """Correlation over zero-shot CLIPs, after taking each training source's means away."""
-    auroc = facts.per_model(facts.rows("auroc", group="zero_shot_clip", protocol=_is_msp))
-    accuracy = facts.per_model(
-        facts.rows("accuracy", group="zero_shot_clip", test_sets=lambda name: name == facts.id_set)
-    )
-    both = auroc.join(accuracy["value"].rename("accuracy"), how="inner")
-    source = facts.models["pretrain_source"].reindex(both.index)
-    both = both[source.map(source.value_counts()).ge(3)]
+    """Correlation over zero-shot CLIPs, after taking each training source's means away.
+
+    Also on each OOD set alone, and within data sizes too: more data may be what makes both better.
+    """
+    rows = facts.rows("auroc", group="zero_shot_clip", protocol=_is_msp)
+    found = _correlation_within(facts, rows, ["pretrain_source"])
+    if isinstance(found, str):
+        return found
+    alone = [_correlation_within(facts, part, ["pretrain_source"]) for _, part in rows.groupby("test_set")]
+    held = sum(not isinstance(one, str) and one.p_for < 1 - facts.level for one in alone)
+    sized = _correlation_within(facts, rows, ["pretrain_source", "pretrain_size"])
+    size = "not known" if isinstance(sized, str) else f"{sized.effect:+.2f} (p {min(sized.p_for, sized.p_against):.2g})"
+    note = f"within training sources, mean over OOD sets; alone on {held} of {len(alone)}; at equal data size {size}"
+    return found._replace(note=note)
+
+
+def _correlation_within(facts, auroc, alike):
+    """Correlation of AUROC and ID accuracy over zero-shot CLIPs, without the means of models alike in some facts."""
+    of_id = facts.rows("accuracy", group="zero_shot_clip", test_sets=lambda name: name == facts.id_set)
+    both = facts.per_start(facts.per_model(auroc).join(facts.per_model(of_id)["value"].rename("accuracy"), how="inner"))
+    alike = facts.models[alike].groupby(origins(facts.models)).first().reindex(both.index)
+    cell = alike.astype(str).agg(" ".join, axis=1)
+    both = both[cell.map(cell.value_counts()).ge(3)]
     if len(both) < 5:
         return "fewer than five zero-shot models with three or more of one training source have both numbers"
-    source = source[both.index]
-    within = both[["value", "accuracy"]] - both.groupby(source)[["value", "accuracy"]].transform("mean")
-    r, degrees = within.corr().iloc[0, 1], len(both) - source.nunique() - 1
+    cell = cell[both.index]
+    within = both[["value", "accuracy"]] - both.groupby(cell)[["value", "accuracy"]].transform("mean")
+    r, degrees = within.corr().iloc[0, 1], len(both) - cell.nunique() - 1
     z, error = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)), 1 / np.sqrt(max(degrees - 1, 1))
-    low, high = np.tanh(z + np.array([-1, 1]) * stats.norm.ppf((1 + facts.level) / 2) * error)
+
+    def limits(level):
+        return tuple(np.tanh(z + np.array([-1, 1]) * stats.norm.ppf((1 + level) / 2) * error))
+
     p = 2 * stats.t.sf(abs(r) * np.sqrt(degrees / max(1 - r**2, 1e-12)), degrees)
     p_for, p_against = (p, 1.0) if r > 0 else (1.0, p)
-    return Evidence(r, low, high, p_for, p_against, len(both), int(both["n"].median()), "within training sources")
+    return Evidence(r, limits, p_for, p_against, len(both), int(both["n"].median()))
 
 
 def _ece_worse_somewhere(group):
@@ -344,31 +413,35 @@ def _ece_worse_somewhere(group):
 
 def _scaling_transfers(facts):
     """ECE on shifted sets with the temperature of the ID set, minus ECE without."""
-    shifted = {"test_sets": lambda name: name != facts.id_set}
-    after, before = (facts.rows(metric, **shifted) for metric in ("ece_scaled", "ece"))
-    both = facts.per_model(after).join(facts.per_model(before)["value"].rename("before"), how="inner")
-    if len(both) < 3:
+    after, before = (facts.per_model(facts.rows(m, test_sets=facts.is_shift)) for m in ("ece_scaled", "ece"))
+    both = after.join(before["value"].rename("before"), how="inner")
+    starts = facts.per_start(both)
+    if len(starts) < 3:
         return "fewer than three models have a temperature and shifted test sets"
-    return facts._judge((both["value"] - both["before"]).to_numpy(), None, -1, both["n"])
+    found = facts._judge(starts["value"] - starts["before"], -1, len(both), both["n"])
+    return found._replace(note=f"{len(both)} models from {len(starts)} starts")
 
 
 def _own_trend(facts):
     """After scaling, zero-shot CLIP against standard models at equal accuracy: the group term of a regression."""
-    scaled = facts.rows("ece_scaled", test_sets=lambda name: name != facts.id_set)
+    scaled = facts.rows("ece_scaled", test_sets=facts.is_shift)
     judged = pd.MultiIndex.from_frame(scaled[["model", "test_set"]])
     rows = facts.rows("accuracy").set_index(["model", "test_set"])
     ece, accuracy = facts.per_model(scaled), facts.per_model(rows[rows.index.isin(judged)].reset_index())
     both = ece.join(accuracy["value"].rename("accuracy"), how="inner")
     group = facts.models["group"].reindex(both.index)
-    both, group = both[group.isin(["zero_shot_clip", "standard"])], group[group.isin(["zero_shot_clip", "standard"])]
-    if group.value_counts().reindex(["zero_shot_clip", "standard"]).fillna(0).min() < 3:
+    clip, standard = (facts.per_start(both[group == name]) for name in ("zero_shot_clip", "standard"))
+    if min(len(clip), len(standard)) < 3:
         return "fewer than three zero-shot and three standard models are scaled and judged on shifted sets"
-    design = np.column_stack([np.ones(len(both)), both["accuracy"], group == "zero_shot_clip"]).astype(float)
+    both = pd.concat([clip, standard])
+    is_clip = np.repeat([1.0, 0.0], [len(clip), len(standard)])
+    design = np.column_stack([np.ones(len(both)), both["accuracy"], is_clip])
     coefficients, _, _, _ = np.linalg.lstsq(design, both["value"].to_numpy(), rcond=None)
     residual = both["value"].to_numpy() - design @ coefficients
     degrees = len(both) - 3
     variance = residual @ residual / degrees * np.linalg.pinv(design.T @ design)[2, 2]
-    return facts._evidence(coefficients[2], np.sqrt(variance), degrees, 0, len(both), both["n"])
+    n_models = int(group.isin(["zero_shot_clip", "standard"]).sum())
+    return facts._evidence(coefficients[2], np.sqrt(variance), degrees, 0, n_models, both["n"])
 
 
 def _prompts_move(metric):
@@ -380,7 +453,7 @@ def _prompts_move(metric):
 
 
 def _prompts_disagree(facts):
-    """Some prompt set helps one objective and harms another; effect: the smaller of the two, in its own unit."""
+    """Some prompt set helps one objective and harms another; effect: the less clear of the two, in its own unit."""
     better = {"accuracy_difference": 1, "auroc_difference": 1, "ece_difference": -1}
     found = {}
     rows = pd.concat([facts.rows(metric, protocol=lambda p: p.startswith("prompts ")) for metric in better])
@@ -391,10 +464,11 @@ def _prompts_disagree(facts):
                 both = [facts.mean(of[helped], better[helped]), facts.mean(of[harmed], -better[harmed])]
                 if not any(isinstance(one, str) for one in both):
                     weaker = max(both, key=lambda one: one.p_for)  # both must hold (intersection-union test)
-                    names = (
-                        f"{prompts.removeprefix('prompts ')}: {helped.split('_')[0]} up, {harmed.split('_')[0]} down"
-                    )
-                    found[names.replace("ece up", "ece better").replace("ece down", "ece worse")] = weaker
+                    names = [metric.removesuffix("_difference") for metric in (helped, harmed)]
+                    changes = ", ".join(f"{name} {one.effect:+.3f}" for name, one in zip(names, both, strict=True))
+                    place = f"{prompts.removeprefix('prompts ')}: {names[0]} better, {names[1]} worse"
+                    note = "; ".join(filter(None, [changes, weaker.note]))
+                    found[place] = weaker._replace(note=note)
     return any_of(found, facts.level) if found else "no prompt set but the first changes two objectives"
 
 
@@ -403,6 +477,12 @@ def _factor_claim(factor, direction):
         return facts.mean(facts.rows("effective_robustness", group="zero_shot_clip", test_sets=_on(factor)), direction)
 
     return test
+
+
+def _texture_of_convolutional(facts):
+    rows = facts.rows("shape_bias", group="standard")
+    family = rows["model"].map(facts.models["encoder_family"])
+    return facts.mean(rows[family.isin(CONVOLUTIONAL)], -1, minus=0.5)
 
 
 _FACTORS = ("01_visual_factors", "factor-level-effective-robustness")
@@ -414,20 +494,21 @@ _PROMPTS = ("04_prompts", "what-changes")
 
 CLAIMS = (
     Claim("1a", "Zero-shot CLIP is more robust than the baseline line on some visual factor.",
-          "effective robustness, largest over factors", *_FACTORS,
+          "effective robustness on the clearest factor", *_FACTORS,
           lambda facts: any_of(_by_factor(facts, "zero_shot_clip", 1), facts.level)),
     Claim("1b", "Zero-shot CLIP is less robust than the baseline line on some visual factor.",
-          "effective robustness, smallest over factors", *_FACTORS,
+          "effective robustness on the clearest factor", *_FACTORS,
           lambda facts: any_of(_by_factor(facts, "zero_shot_clip", -1), facts.level)),
     Claim("1c", "Zero-shot CLIP is less robust to pose than the baseline line.",
           "effective robustness on pose", *_FACTORS, _factor_claim("pose", -1)),
     Claim("1d", "Zero-shot CLIP is more robust to distribution shift than the baseline line.",
           "effective robustness, mean over shifted sets", "01_visual_factors", "effective-robustness-under-shift",
           lambda facts: facts.mean(
-              facts.rows("effective_robustness", group="zero_shot_clip", test_sets=_shift), 1)),
+              facts.rows("effective_robustness", group="zero_shot_clip", test_sets=facts.is_shift), 1)),
     Claim("1e", "Fine-tuning lowers the effective robustness of CLIP under distribution shift.",
           "fine-tuned minus zero-shot", "01_visual_factors", "effective-robustness-under-shift",
-          _paired("effective_robustness", fine_tuning_pairs, -1, test_sets=_shift)),
+          lambda facts: facts.paired(
+              facts.rows("effective_robustness", test_sets=facts.is_shift), fine_tuning_pairs(facts.models), -1)),
     Claim("2a", "At equal architecture, LAION makes CLIP more robust to shape than WIT.",
           "effective robustness on shape, LAION minus WIT", *_SOURCE, _source_on("shape", "laion", "wit")),
     Claim("2b", "At equal architecture, WIT makes CLIP more robust to background than LAION.",
@@ -435,7 +516,7 @@ CLAIMS = (
     Claim("2c", "At equal architecture, WIT makes CLIP more robust to pose than LAION.",
           "effective robustness on pose, WIT minus LAION", *_SOURCE, _source_on("pose", "wit", "laion")),
     Claim("2d", "The training source moves robustness to some visual factor.",
-          "effective robustness between sources, largest over factors", *_SOURCE,
+          "effective robustness between sources, on the clearest factor", *_SOURCE,
           _source_anywhere("effective_robustness", _is_factor)),
     Claim("3a", "Zero-shot CLIP is more shape-biased than standard models.",
           "shape bias, zero-shot CLIP minus standard", *_SHAPE,
@@ -451,8 +532,7 @@ CLAIMS = (
     Claim("3e", "After fine-tuning, input resolution moves shape bias.", "shape bias, larger minus smaller input",
           *_SHAPE, _paired("shape_bias", resolution_pairs, 0)),
     Claim("3f", "Convolutional networks trained on the benchmark decide by texture.",
-          "shape bias of standard models minus one half", *_SHAPE,
-          lambda facts: facts.mean(facts.rows("shape_bias", group="standard"), -1, minus=0.5)),
+          "shape bias of standard convolutional networks minus one half", *_SHAPE, _texture_of_convolutional),
     Claim("3g", "Humans are more shape-biased than standard models.", "shape bias, humans minus standard", *_SHAPE,
           _between("shape_bias", "human", "standard", 1)),
     Claim("4a", "Within one training source, zero-shot CLIPs that classify better detect OOD images better.",
@@ -463,9 +543,9 @@ CLAIMS = (
           "AUROC, through the larger set minus directly", *_OOD,
           _paired("auroc", _through_more, 1, protocol=_is_msp)),
     Claim("5a", "Zero-shot CLIP is not consistently better calibrated than standard models: on some test set it is "
-          "worse.", "ECE, zero-shot CLIP minus standard, largest over test sets", *_ECE,
+          "worse.", "ECE, zero-shot CLIP minus standard, on the clearest test set", *_ECE,
           _ece_worse_somewhere("standard")),
-    Claim("5b", "The training source moves the calibration of CLIP.", "ECE between sources, largest over test sets",
+    Claim("5b", "The training source moves the calibration of CLIP.", "ECE between sources, on the clearest test set",
           *_ECE, _source_anywhere("ece")),
     Claim("5c", "CLIPs trained on the least data are the worst calibrated.", "ECE, most minus least training data",
           *_ECE, _paired("ece", quantity_pairs, -1)),
@@ -477,19 +557,19 @@ CLAIMS = (
     Claim("5f", "Contrastive pre-training changes calibration against standard training.",
           "ECE, contrastive minus standard", *_ECE,
           _between("ece", "contrastive", "standard", 0)),
-    Claim("6a", "Prompt sets move accuracy.", "accuracy against the first prompt set, largest", *_PROMPTS,
+    Claim("6a", "Prompt sets move accuracy.", "accuracy against the first prompt set, of the clearest set", *_PROMPTS,
           _prompts_move("accuracy")),
-    Claim("6b", "Prompt sets move calibration.", "ECE against the first prompt set, largest", *_PROMPTS,
+    Claim("6b", "Prompt sets move calibration.", "ECE against the first prompt set, of the clearest set", *_PROMPTS,
           _prompts_move("ece")),
-    Claim("6c", "Prompt sets move OOD detection.", "AUROC against the first prompt set, largest", *_PROMPTS,
+    Claim("6c", "Prompt sets move OOD detection.", "AUROC against the first prompt set, of the clearest set", *_PROMPTS,
           _prompts_move("auroc")),
-    Claim("6d", "Some prompt set improves one objective and worsens another.", "the smaller of the two changes",
+    Claim("6d", "Some prompt set improves one objective and worsens another.", "the less clear of the two changes",
           *_PROMPTS, _prompts_disagree),
 )  # fmt: skip
 """The study's claims, by the number of the claim that a sentence belongs to."""
 
 
-def judge_claims(table, models, *, id_set, prompts="", level=0.95):
+def judge_claims(table, models, *, id_set, prompts="", level=0.95, control_sets=()):
     """Test every claim on a suite's results.
 
     Parameters
@@ -504,26 +584,30 @@ def judge_claims(table, models, *, id_set, prompts="", level=0.95):
         Main prompt set of the zero-shot models: rows of others count only where the claim is about prompts.
     level : float, default 0.95
         Of the intervals; 1 - level is the false discovery rate of the verdicts.
+    control_sets : iterable of str
+        Test sets without a shift, which no claim about distribution shift counts.
 
     Returns
     -------
     DataFrame
-        One row a claim: claim, sentence, verdict, effect, ci_low, ci_high (of this claim alone), p_adjusted, n_models,
+        One row a claim: claim, sentence, verdict, about ("models like these" or "these models alone"), effect, ci_low,
+        ci_high (of this claim alone; of the clearest of k places at 1 - (1 - level) / k), p_adjusted, n_models,
         n_images, measured (what the effect is), note, page, heading.
     """
     counts = of_main_prompts(table["protocol"], prompts) | table["metric"].str.endswith("_difference")
-    facts, rows = Facts(table[counts], models, id_set, level), []
+    facts, rows = Facts(table[counts], models, id_set, level, control_sets), []
     for claim in CLAIMS:
         found = claim.test(facts)
-        about = {"claim": claim.id, "sentence": claim.sentence, "measured": claim.effect}
-        about |= {"page": claim.page, "heading": claim.heading}
+        known = {"claim": claim.id, "sentence": claim.sentence, "measured": claim.effect}
+        known |= {"page": claim.page, "heading": claim.heading}
         if isinstance(found, str):
-            rows.append(about | {"note": found})
+            rows.append(known | {"note": found})
             continue
-        numbers = {"effect": found.effect, "ci_low": found.low, "ci_high": found.high}
+        low, high = found.limits(1 - (1 - level) / found.searched)
+        numbers = {"about": found.about, "effect": found.effect, "ci_low": low, "ci_high": high}
         counts = {"n_models": found.n_models, "n_images": found.n_images, "note": found.note}
         p = min(found.p_for, found.p_against)
-        rows.append(about | numbers | counts | {"p": p, "holds": found.p_for <= found.p_against})
+        rows.append(known | numbers | counts | {"p": p, "holds": found.p_for <= found.p_against})
     frame = pd.DataFrame(rows, columns=_COLUMNS)
     tested = frame["p"].notna()
     frame.loc[tested, "p_adjusted"] = stats.false_discovery_control(frame.loc[tested, "p"])
@@ -534,6 +618,6 @@ def judge_claims(table, models, *, id_set, prompts="", level=0.95):
 
 
 _COLUMNS = [
-    *("claim", "sentence", "verdict", "effect", "ci_low", "ci_high", "p", "p_adjusted", "n_models", "n_images"),
-    *("measured", "note", "page", "heading", "holds"),
+    *("claim", "sentence", "verdict", "about", "effect", "ci_low", "ci_high", "p", "p_adjusted"),
+    *("n_models", "n_images", "measured", "note", "page", "heading", "holds"),
 ]

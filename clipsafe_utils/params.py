@@ -136,6 +136,9 @@ class Parameters(_Strict):
         ["imagenet_v2_matched_frequency", "imagenet_a", "imagenet_r", "imagenet_sketch"],
         description="test sets under distribution shift",
     )
+    control_sets: list[str] = Field(
+        [], description="those of `shifted_sets` without a shift: figures show them, claims about shift leave them out"
+    )
     ood_sets: list[str] = Field([], description="sets whose images count as out-of-distribution")
     cue_conflict_set: str | None = Field("cue_conflict", description="set for shape bias; null for none")
     factor_set: str | None = Field(None, description="set with factor annotations; null: the in-distribution set")
@@ -228,7 +231,7 @@ class Parameters(_Strict):
     def _all_factors(cls, factors):
         return list(get_args(Factor)) if factors == "all" else factors
 
-    @field_validator("factors", "ood_scores", "shifted_sets", "ood_sets", "near_ood_sets")
+    @field_validator("factors", "ood_scores", "shifted_sets", "control_sets", "ood_sets", "near_ood_sets")
     @classmethod
     def _unique(cls, names):
         if twins := [name for name in names if names.count(name) > 1]:
@@ -281,6 +284,10 @@ class Parameters(_Strict):
         for name in named if self.image_sets else []:
             if name is not None and name not in self.image_sets:
                 raise unknown("image set", name, self.image_sets, hint="Describe it under image_sets.")
+        for name in self.control_sets:
+            if name not in (known := [*self.shifted_sets, *self.image_sets]):
+                hint = "Control sets are some of shifted_sets or image_sets."
+                raise unknown("control set", name, known, hint=hint)
         for name in self.near_ood_sets:
             if name not in self.ood_sets:
                 raise unknown("near OOD set", name, self.ood_sets, hint="Near sets are some of ood_sets.")

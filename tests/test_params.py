@@ -91,6 +91,11 @@ REFUSED = {
         "image_sets: {edges: {}, imagenet_val: {}}\nshifted_sets: []\ncue_conflict_set: null\nood_sets: [edge]",
         "unknown image set 'edge'; did you mean 'edges'?",
     ),
+    "control set": (
+        "control_sets: [imagenet_b]",
+        "unknown control set 'imagenet_b'; did you mean 'imagenet_r'?",
+    ),
+    "control set twice": ("control_sets: [imagenet_a, imagenet_a]", "'imagenet_a' is listed twice"),
     "key twice": ("seed: 1\nseed: 2", "key 'seed' is given twice"),
     "broken YAML": ("seed: [1", "is not valid YAML"),
     "no mapping": ("- seed", "must hold lines of the form `key: value`"),

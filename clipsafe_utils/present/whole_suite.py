@@ -1,10 +1,11 @@
 """What the overview shows of all sections: the one table, claims, what moves safety, what is out of line."""
 
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
 from clipsafe_utils import plots
-from clipsafe_utils.claims import VERDICTS, judge_claims
+from clipsafe_utils.claims import ALONE, VERDICTS, judge_claims
 from clipsafe_utils.present.basics import TABLE_CLASS, figure, group_label, say, table
 from clipsafe_utils.regression import regress
 from clipsafe_utils.signatures import TITLES
@@ -16,6 +17,7 @@ _VERDICT_STYLE = {
     "contradicted": "background-color: #ffd5c2; color: black",
     "not testable": "color: gray",
 }
+_MARK = " §"  # † and ‡ stand for what the regression cannot tell apart
 
 
 def all_results(study):
@@ -85,12 +87,12 @@ def signatures(study, rows):
 def claims(study, results):
     """Judge the study's claims on this suite, and show them beside what other suites in `outputs` said.
 
-    Saves outputs/SUITE/tables/claims; each sentence links to the figure that shows it.
+    Saves outputs/SUITE/tables/claims; each sentence links to the figure that shows it. Verdicts about the models at
+    hand alone are marked.
     """
     p = study.parameters
-    judged = study.save(
-        judge_claims(results, study.models, id_set=p.id_set, prompts=study.main_prompts, level=p.ci_level), "claims"
-    )
+    how = {"id_set": p.id_set, "prompts": study.main_prompts, "level": p.ci_level, "control_sets": p.control_sets}
+    judged = study.save(judge_claims(results, study.models, **how), "claims")
     verdicts = {p.suite: judged}
     for path in sorted(p.path("outputs").glob("*/tables/claims.parquet")):
         verdicts.setdefault(path.parents[1].name, pd.read_parquet(path))
@@ -98,37 +100,32 @@ def claims(study, results):
     display(Markdown("**" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) + "**"))
     matrix = judged[["claim"]].assign(
         sentence=[f'<a href="{r.page}.html#{r.heading}">{r.sentence}</a>' for r in judged.itertuples()],
-        **{
-            suite: found.set_index("claim")["verdict"].reindex(judged["claim"]).to_numpy()
-            for suite, found in verdicts.items()
-        },
+        **{suite: _marked(found).reindex(judged["claim"]).to_numpy() for suite, found in verdicts.items()},
     )
     shown = (
         matrix.style.hide(axis="index")
-        .map(lambda verdict: _VERDICT_STYLE.get(verdict, ""), subset=list(verdicts))
+        .map(lambda verdict: _VERDICT_STYLE.get(str(verdict).removesuffix(_MARK), ""), subset=list(verdicts))
         .set_table_attributes(TABLE_CLASS)
     )
     display(shown)
-    columns = [
-        "claim",
-        "verdict",
-        "effect",
-        "ci_low",
-        "ci_high",
-        "p_adjusted",
-        "n_models",
-        "n_images",
-        "measured",
-        "note",
-    ]
-    table(judged[columns])
+    if matrix[list(verdicts)].map(lambda verdict: str(verdict).endswith(_MARK)).any(axis=None):
+        display(Markdown(f"{_MARK.strip()} about {ALONE}: too few carry the numbers to speak of others like them."))
+    numbers = ["effect", "ci_low", "ci_high", "p_adjusted", "n_models", "n_images"]
+    table(judged[["claim", "verdict", "about", *numbers, "measured", "note"]])
     display(
         Markdown(
             f"*{len(judged)} claims; effects with {p.ci_level:.0%} intervals over models (over images where the note "
-            f"says so), each for itself; verdicts hold the false discovery rate at {1 - p.ci_level:.0%} (adjusted p). "
-            "All columns: tables/claims.csv.*"
+            "says so), each for itself; of the clearest of k places, that is the smallest p, the interval is corrected "
+            f"for having searched them (1 - {1 - p.ci_level:.2g}/k). Verdicts hold the false discovery rate at "
+            f"{1 - p.ci_level:.0%} (adjusted p). All columns: tables/claims.csv.*"
         )
     )
+
+
+def _marked(judged):
+    """Verdicts by claim, those about the models at hand alone with a mark."""
+    judged = judged.reindex(columns=["claim", "verdict", "about"]).set_index("claim")  # older tables lack `about`
+    return judged["verdict"] + np.where(judged["about"].eq(ALONE), _MARK, "")
 
 
 def regression(study, rows):
@@ -147,7 +144,8 @@ def regression(study, rows):
         For `confounding`.
     """
     p = study.parameters
-    found = regress(rows, study.models, id_set=p.id_set, prompts=study.main_prompts, level=p.ci_level)
+    control = rows["metric"].eq("effective_robustness") & rows["test_set"].isin(p.control_sets)
+    found = regress(rows[~control], study.models, id_set=p.id_set, prompts=study.main_prompts, level=p.ci_level)
     effects = study.save(found.effects, "regression")
     study.save(found.fits, "regression_fits")
     study.save(found.confounded, "regression_confounded")

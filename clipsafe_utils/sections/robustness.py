@@ -1,5 +1,7 @@
 """Accuracy under distribution shift, and effective robustness against a line of baseline models."""
 
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -92,8 +94,7 @@ def robustness(study, table, test_sets, *, x_set, baseline=None):
     accuracies = table[table["metric"] == "accuracy"].pivot_table(index="model", columns="test_set", values="value")
     counts = table.pivot_table(index="model", columns="test_set", values="n")
     models = study.models.reindex(accuracies.index)
-    fits = models["group"] == baseline if baseline != "rest" else ~models["group"].isin(CLIP_GROUPS)
-    fits &= models.index.isin(distinct(models).index)
+    fits = _fits(models, baseline)
     rows, lines, axes = [], {}, {}
     if not test_sets:
         study.missing["distribution shift"] = (
@@ -131,3 +132,32 @@ def robustness(study, table, test_sets, *, x_set, baseline=None):
             )
             rows.append(row(model, name, protocol, "effective_robustness", one))
     return study.table(rows), lines, axes
+
+
+def _fits(models, baseline):
+    """Which models a line is fitted on."""
+    fits = models["group"] == baseline if baseline != "rest" else ~models["group"].isin(CLIP_GROUPS)
+    return fits & models.index.isin(distinct(models).index)
+
+
+def refit_line(protocol, test_set, accuracies, models):
+    """The baseline line behind rows that `robustness` wrote, fitted anew.
+
+    Parameters
+    ----------
+    protocol, test_set : str
+        Of these rows: the protocol names scale, baseline and x axis.
+    accuracies : DataFrame
+        One row a model, one column a test set.
+    models : DataFrame
+        Facts about the models.
+
+    Returns
+    -------
+    line : AccuracyLine
+    x : Series
+        Accuracies on its x axis, by model.
+    """
+    scale, baseline, x_set = re.match(r"(\w+) line over \d+ (\S+) models, x = ([^,]+)", protocol).groups()
+    both = accuracies.loc[_fits(models.reindex(accuracies.index), baseline), [x_set, test_set]].dropna()
+    return fit_accuracy_line(*both.to_numpy().T, scale), accuracies[x_set]
