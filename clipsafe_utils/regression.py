@@ -33,6 +33,9 @@ COMMON = 0.75
 LOSS = {"standard": "labels", "pretrained_more": "labels", "contrastive": "images alone"}
 LOSS |= dict.fromkeys(["zero_shot_clip", "clip_finetuned"], "image-text")
 
+IMAGES_FIRST = r"seer|mim_|^beit"
+"""In names of models pre-trained without labels (SwAV; masked images) before they were fine-tuned on labels."""
+
 
 class Property(NamedTuple):
     """A safety property: rows of the tidy table, a fraction each."""
@@ -116,10 +119,11 @@ def training_facts(models):
     Returns
     -------
     DataFrame
-        Indexed by model, NaN where unknown: loss (from the group, and the name of SigLIP and CoCa), fine-tuning (of
-        models trained on images and text alone: all others learn the benchmark's labels in any case; from timm's tag
-        where the table does not say on what), encoder, data size (log2 of images), input resolution (log2 of pixels a
-        side), training source. Without humans, models of no group of the study, and further copies of the same weights.
+        Indexed by model, NaN where unknown: loss (from the group, and the names of SigLIP, CoCa, SEER, BEiT and EVA),
+        fine-tuning (of models trained on images and text alone: all others learn the benchmark's labels in any case;
+        from timm's tag where the table does not say on what), encoder, data size (log2 of images), input resolution
+        (log2 of pixels a side), training source. Without humans, models of no group of the study, and further copies
+        of the same weights.
     """
     models = distinct(models[models["group"].isin(GROUPS)])
     empty = pd.Series(np.nan, models.index, dtype=object)
@@ -127,6 +131,7 @@ def training_facts(models):
     loss = group.map(LOSS)
     for part in ("siglip", "coca"):
         loss = loss.mask(loss.eq("image-text") & name.str.contains(part), f"image-text ({part})")
+    loss = loss.mask(group.eq("pretrained_more") & name.str.contains(IMAGES_FIRST), "images alone, then labels")
     tuned = models.get("finetune", empty).astype(object).where(loss.str.startswith("image-text"), "none")
     sizes = models.get("pretrain_size", empty).map(quantity).astype(float)
     facts = {
@@ -224,7 +229,11 @@ def _usable(facts):
             facts = facts.drop(columns=fact)
     complete = facts.dropna()
     if len(complete) < n:
-        left_out.append((count_models(n - len(complete)), "a fact about them is unknown"))
+        without = facts.drop(index=complete.index)
+        which = " or ".join(fact for fact in without if without[fact].isna().any())
+        kinds = without.get("loss", pd.Series(dtype=object)).value_counts()
+        kinds = f" ({', '.join(f'{loss}: {count:,}' for loss, count in kinds.items())})" * bool(len(kinds))
+        left_out.append((count_models(len(without)), f"{which} unknown{kinds}"))
     while True:  # a model that leaves may leave another level alone
         texts = [fact for fact in complete if not is_number(complete[fact])]
         counts = {fact: complete[fact].map(complete[fact].value_counts()) for fact in texts}

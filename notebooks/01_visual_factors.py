@@ -329,9 +329,10 @@ present.results(study, by_source, "effective_robustness_by_source")
 # %% [markdown]
 # ## Does more training data move robustness?
 #
-# Zero-shot CLIPs of one architecture, source and seed: the one with the most training data minus the one with the
-# least. A model that is better overall is expected to be better on a factor too, and effective robustness has taken
-# that away.
+# Zero-shot CLIPs of one architecture, source, input size and seed: the one with the most training data minus the one
+# with the least; of several of one quantity, those nearest in images seen, repeats included. Where the suite has no such
+# twins, as in the laboratory (ten epochs whatever the quantity), more data is also more training. A model that is
+# better overall is expected to be better on a factor too, and effective robustness has taken that away.
 
 # %%
 by_size = sections.contrasts(study, robustness, sections.quantity_pairs(study.models))

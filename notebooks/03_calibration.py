@@ -235,7 +235,8 @@ present.group_findings(
 # ## Training source and quantity
 #
 # Pairs of models that differ in their training source alone, and pairs of zero-shot models that differ in the quantity
-# of their training data alone.
+# of their training data: those nearest in images seen, repeats included, but in the laboratory (ten epochs whatever the
+# quantity) more data is also more training.
 
 # %%
 judged = study.models[study.models.index.isin(calibration["model"])]

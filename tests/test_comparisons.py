@@ -10,6 +10,7 @@ from clipsafe_utils import plots, sections
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.params import load_parameters
 from clipsafe_utils.study import Study
+from clipsafe_utils.zoo import load_zoo, zoo_frame
 
 
 @pytest.fixture
@@ -56,6 +57,40 @@ def test_pairs_differ_in_the_source_alone(study):
         ("ft-laion", "ft-wit"),
     }
     assert set(pairs["comparison"]) == {"laion minus wit, Zero-shot CLIP", "laion minus wit, Fine-tuned CLIP"}
+
+
+def test_pairs_take_models_that_saw_equally_many_images():
+    """Of several models of one source, or quantity: nearest in samples seen, and of equally near ones the last."""
+    facts = [("a-3", "laion", "80M", "3B"), ("a-13", "laion", "80M", "13B"), ("a-34", "laion", "80M", "34B")]
+    facts += [("b", "laion", "2B", "34B"), ("c", "wit", "2B", ""), ("e31", "laion", "400M", "12.4B")]
+    facts += [("e32", "laion", "400M", "12.8B"), ("w", "wit", "400M", "")]
+    models = pd.DataFrame(facts, columns=["id", "pretrain_source", "pretrain_size", "samples_seen"]).set_index("id")
+    models = models.assign(group="zero_shot_clip", name="ViT-B-32", finetune="none", input_size=224)
+    for given in (models, models[::-1]):
+        quantities = sections.quantity_pairs(given)[["first", "second"]].to_numpy().tolist()
+        assert sorted(quantities) == [["b", "a-34"], ["c", "w"]]
+        assert sorted(sections.source_pairs(given)[["first", "second"]].to_numpy().tolist()) == [
+            ["b", "c"],
+            ["e32", "w"],
+        ]
+    bare = models.drop(columns="samples_seen")
+    assert len(sections.source_pairs(bare)) == 2 and len(sections.quantity_pairs(bare)) == 2
+
+
+def test_pairs_of_the_papers_zoo():
+    models = zoo_frame(load_zoo("paper"))
+    first, second = sections.quantity_pairs(models)[["first", "second"]].to_numpy().T
+    assert sorted(second) == ["vit-b-16-laion80m-s34b", "vit-b-32-laion80m-s34b", "vit-l-14-laion80m-s34b"]
+    assert [models.loc[id, "pretrain_size"] for id in first] == ["2B"] * 3
+    pairs = sections.source_pairs(models).query("comparison == 'laion minus wit, Zero-shot CLIP'")
+    assert sorted(pairs["first"]) == [f"vit-{size}-laion400m-e32" for size in ("b-16", "b-32", "l-14")]
+
+
+def test_checkpoints_of_one_run_are_no_independent_pairs():
+    models = pd.DataFrame({"run": ["r", "r", "", ""]}, index=["e31", "e32", "x", "y"])
+    pairs = pd.DataFrame([("e31", "x"), ("e32", "y")], columns=["first", "second"])
+    values = pd.Series([3.0, 5.0, 1.0, 2.0], models.index)
+    np.testing.assert_allclose(sections.comparisons.independent_differences(values, pairs, models), [2.5])
 
 
 def test_fine_tuned_models_meet_the_one_they_started_from(study):

@@ -23,7 +23,7 @@ from clipsafe_utils.published import files
 from clipsafe_utils.sections import fine_tuning_pairs
 from clipsafe_utils.statistics import bootstrap_ci, fit_accuracy_line
 from clipsafe_utils.table import COLUMNS
-from clipsafe_utils.zoo import load_zoo
+from clipsafe_utils.zoo import load_zoo, origins
 
 CLIP, TIMM = "accuracy/openclip_results.csv", "accuracy/timm_results-imagenet.csv"
 RESNET, TRIALS = "imagenet_x/predictions/ResNet50.csv", "cue_conflict/cnns/vgg16.csv"
@@ -235,6 +235,26 @@ def test_open_clip_rules_agree_with_the_zoo(models):
     for row, spec in shared:
         found = (row["group"], row["source"], row["encoder"], row["input_size"])
         assert found == (spec.group, spec.pretrain_source, spec.encoder_family, spec.input_size), row.name
+
+
+def test_sizes_of_training_data_are_known(models):
+    unknown = models.loc[models["pretrain_size"] == "", "source"].value_counts().to_dict()
+    assert unknown == {"human": 10, "laion_coco": 4, "imagenet5k": 3, "ml_images": 1, "unknown": 1}
+    sizes = models["pretrain_size"]
+    assert sizes[["ViT-B-32/laion400m_e32", "ViT-L-14/laion2b_s32b_b82k", "RN50-quickgelu/openai"]].tolist() == [
+        *("400M", "2B", "400M")
+    ]
+    assert set(sizes[models["group"] == "standard"]) == {"1.28M"}
+    assert models.loc["ViT-B-16/laion2b_s34b_b88k", "samples_seen"] == "34B"
+
+
+def test_checkpoints_of_one_run_have_one_origin(models):
+    of = origins(models)
+    assert of["ViT-B-16/laion400m_e31"] == of["ViT-B-16/laion400m_e32"] != of["ViT-B-16/laion2b_s34b_b88k"]
+    tuned = models[models["init_from"] != ""]
+    assert len(tuned) > 25 and (of[tuned.index].to_numpy() == of[tuned["init_from"]].to_numpy()).all()
+    clips = models[models["group"].eq("zero_shot_clip") & models["distinct"]]
+    assert len(clips) == 120 and of[clips.index].nunique() == 101
 
 
 def test_open_clip_input_sizes_are_those_of_its_configs(models):

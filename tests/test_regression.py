@@ -219,6 +219,7 @@ def test_what_is_missing_is_said(rng):
     assert said["unknown"] == "known for 0 of 19 models"
     assert said["m001"] == "the only model with encoder lone"
     assert said["same"] == "the same for every model"
+    assert list(said["1 model"]) == ["without one of the test sets", "encoder unknown"]
     assert found.effects["n_models"].iloc[0] == 17
     for frame in (rows.iloc[:0], rows[rows["model"] == "m005"], rows.assign(value=0.5)):
         nothing = fit(frame, facts)
@@ -290,7 +291,9 @@ def test_facts_of_training():
     facts = training_facts(zoo)
     assert facts["loss"].value_counts().to_dict().keys() == {
         *("labels", "image-text", "images alone", "image-text (siglip)", "image-text (coca)"),
+        "images alone, then labels",
     }
+    assert facts.loc[zoo["name"].str.contains("seer"), "loss"].eq("images alone, then labels").sum() == 3
     sigmoid = facts["loss"] == "image-text (siglip)"
     assert set(facts.loc[facts["training source"] == "webli", "loss"]) <= {"image-text (siglip)"}
     assert sigmoid.sum() > 20

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import open_clip
+import pandas as pd
 import pytest
 import timm
 import yaml
@@ -11,7 +12,7 @@ import yaml
 from clipsafe_utils.errors import ClipsafeError
 from clipsafe_utils.models import load_model
 from clipsafe_utils.sections import fine_tuning_pairs
-from clipsafe_utils.zoo import GROUPS, ModelSpec, available_zoos, find_model, load_zoo, zoo_frame
+from clipsafe_utils.zoo import GROUPS, ModelSpec, available_zoos, find_model, load_zoo, origins, quantity, zoo_frame
 
 
 def test_the_paper_zoo_has_the_models_of_the_study():
@@ -79,6 +80,34 @@ def test_fine_tuned_clips_start_from_a_zero_shot_row_of_their_architecture_and_s
     assert (np.abs(sizes[0] - sizes[1]) <= 64).sum() >= 16, "of several sizes, that of the start"
     assert len(pairs) == 19 and not pairs.duplicated(["second", "comparison"]).any()
     assert set(pairs["comparison"]) == {"in1k minus zero-shot", "in12k, then in1k minus zero-shot"}
+
+
+def test_weights_of_one_training_run_have_one_origin():
+    zoos = {name: zoo_frame(load_zoo(name)) for name in ("paper", "extended")}
+    both = pd.concat(zoos.values())
+    said = both["run"][both["run"].fillna("").ne("")]
+    assert set(said) <= set(both.index)
+    for run, part in both.loc[said.index].groupby(said):
+        assert part[["encoder_family", "pretrain_source"]].nunique().eq(1).all(), run
+    of = origins(zoos["paper"])
+    zero_shot = zoos["paper"]["group"].eq("zero_shot_clip")
+    assert zero_shot.sum() == 51 and of[zero_shot].nunique() == 41
+    checkpoints = of[of.index.str.contains("laion400m-e3[12]")]
+    assert len(checkpoints) == 8 and checkpoints.nunique() == 4
+    assert len(set(of[of.index.str.startswith("convnext-xxlarge-laion2b")])) == 1, "a soup and what it is made of"
+    assert of["vit-large-patch14-clip-336-openai-ft-in12k-in1k"] == of["vit-l-14-336-openai"] == of["vit-l-14-openai"]
+    assert set(of[zoos["paper"]["group"].eq("clip_finetuned")]) <= set(of[zero_shot])
+
+
+def test_samples_seen_are_those_of_the_tags():
+    both = pd.concat(zoo_frame(load_zoo(name)) for name in ("paper", "extended"))
+    both = both[both["library"] == "open_clip"]
+    tags = both["pretrained"].str.extract(r"(?:_s|Samples-)(\d+)([bmBM])(?:_|$)")
+    in_tag = (tags[0] + tags[1].str.upper()).dropna()
+    assert len(in_tag) > 60 and both.loc[in_tag.index, "samples_seen"].equals(in_tag)
+    epochs = both["pretrained"].str.extract(r"^laion(\d+)([mb])_e(\d+)$").dropna().astype({0: float, 2: float})
+    expected = epochs[0] * epochs[1].map({"m": 1e6, "b": 1e9}) * epochs[2]
+    assert len(expected) == 9 and both.loc[expected.index, "samples_seen"].map(quantity).tolist() == expected.tolist()
 
 
 def test_selection():

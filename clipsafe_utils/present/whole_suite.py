@@ -161,6 +161,8 @@ def regression(study, rows):
         moved = [f"{name} ({_largest(terms)})" for name, terms in own.groupby("property", sort=False)]
         many = f"distinguishable from zero on {len(moved)} of {n}" if moved else "not distinguishable from zero"
         lines.append(f"- **{fact}**: {many}{': ' + '; '.join(moved) if moved else f' on any of {n}'}")
+    models = found.left_out["what"].str.fullmatch(r"[\d,]+ models?")
+    lines += [f"- left out of {one.property}: {one.what}, {one.why}" for one in found.left_out[models].itertuples()]
     n = " to ".join(f"{size:,}" for size in dict.fromkeys((effects["n_models"].min(), effects["n_models"].max())))
     intro = f"Effects at equal other facts, in percentage points; {n} models, adjusted p below {1 - p.ci_level:.2g}:"
     say(intro, lines)

@@ -6,8 +6,8 @@ import pandas as pd
 
 from clipsafe_utils.published.files import members, read_csv
 from clipsafe_utils.published.readers import OPENCLIP_COLUMNS, openclip_frame, read_cue_conflict_trials, timm_frame
-from clipsafe_utils.published.rules import encoder, group_and_source, open_clip_input_size
-from clipsafe_utils.zoo import load_zoo
+from clipsafe_utils.published.rules import SIZES, encoder, group_and_source, open_clip_input_size
+from clipsafe_utils.zoo import load_zoo, zoo_frame
 
 
 def published_models(folder=None):
@@ -29,7 +29,9 @@ def published_models(folder=None):
         - distinct: False for further rows of weights that are already there, such as timm's other input sizes and
           the plain twins of open_clip's QuickGELU models. Count models and fit lines over the distinct ones.
         - finetune: on which labels a CLIP was fine-tuned, by its tag; else "none".
-        - init_from: the zero-shot model that a fine-tuned CLIP of the zoo "paper" started from, else empty.
+        - pretrain_size: of the pre-training data, such as "400M", empty where not known.
+        - samples_seen, run, init_from: what the zoos "paper" and "extended" say of the same weights, see `ModelSpec`,
+          else empty; init_from as a published id.
     """
     parts = [_openclip(folder), _timm(folder), _testbed(folder), _imagenet_x(folder), _observers(folder)]
     models = pd.concat(parts, ignore_index=True)
@@ -39,24 +41,25 @@ def published_models(folder=None):
     models["encoder"] = architecture.map(encoder)
     tuned = models["name"].str.extract(r"_ft_(in\w+?)(?:_\d{3})?$")[0].fillna("in1k")
     models["finetune"] = tuned.where(models["group"] == "clip_finetuned", "none")
-    models["init_from"] = models["name"].map(_starts(set(models["model"]))).fillna("")
+    models = models.join(_facts_of_zoos(models))
+    usual = models["source"].map(SIZES).fillna("")
+    models["pretrain_size"] = models["pretrain_size"].where(models["pretrain_size"].ne(""), usual)
     columns = ["model", "name", "group", "source", "encoder", "params_m", "input_size", "origin", "distinct"]
-    return models[[*columns, "finetune", "init_from"]].astype(
-        {"params_m": float, "input_size": float, "distinct": bool}
-    )
+    columns += ["finetune", "pretrain_size", "samples_seen", "run", "init_from"]
+    return models[columns].astype({"params_m": float, "input_size": float, "distinct": bool})
 
 
-def _starts(published):
-    """timm's name of a fine-tuned CLIP -> the published id of what it started from."""
-    zoo = {spec.id: spec for spec in load_zoo("paper")}
-    found = {}
-    for spec in zoo.values():
-        start = zoo.get(spec.facts["init_from"])
-        if spec.group == "clip_finetuned" and start:
-            names = (start.name, start.name.removesuffix("-quickgelu"))  # some tables list the plain twin alone
-            known = [id for id in (f"{name}/{start.pretrained}" for name in names) if id in published]
-            found[spec.name] = known[0]
-    return found
+def _facts_of_zoos(models):
+    """Facts that the zoos hold of the same weights: pretrain_size, samples_seen, run, init_from; "" for none."""
+    zoos = pd.concat(zoo_frame(load_zoo(zoo)) for zoo in ("paper", "extended")).astype(object).fillna("")
+    published = (zoos["name"] + "/" + zoos["pretrained"]).where(zoos["library"] == "open_clip", zoos["name"])
+    names = models["model"].where(models["origin"] == "open_clip", models["name"])
+    plain = names.str.replace("-quickgelu/", "/")  # some tables list the plain twin of a QuickGELU model alone
+    ids = models["model"][models["distinct"]].groupby(plain).first()
+    published = published.str.replace("-quickgelu/", "/")
+    facts = zoos[["pretrain_size", "samples_seen", "run"]].assign(init_from=zoos["init_from"].map(published).map(ids))
+    facts = facts.set_axis(published)[~published.duplicated().to_numpy()]
+    return facts.astype(object).reindex(plain).fillna("").set_axis(models.index)
 
 
 def _openclip(folder):

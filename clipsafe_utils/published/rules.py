@@ -8,6 +8,8 @@ import yaml
 from clipsafe_utils.errors import ClipsafeError
 
 RULES = yaml.safe_load(Path(__file__).with_name("rules.yaml").read_text())
+SIZES = RULES["sizes"]
+"""Training source -> images, of sources that come in one size."""
 
 
 def group_and_source(table, name):

@@ -1,7 +1,7 @@
 """Comparisons between models that differ in one thing: training source, fine-tuning, or the seed alone; or that are
 equal in one: overall accuracy."""
 
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,21 @@ FEWEST_PAIRS = 5
 """Pairs below which a group is not compared at matched accuracy: intervals over fewer hide what there is."""
 
 
+def _nearest(first, second):
+    """A model of each of two frames, nearest in samples seen; of pairs equally near, or not known, the longest trained.
+
+    So the last checkpoint stands for a training run.
+    """
+    parts = pd.concat([first, second])
+    seen = np.log(parts.get("samples_seen", pd.Series("", parts.index)).map(quantity).astype(float))
+
+    def unlike(pair):
+        a, b = seen[list(pair)]
+        return np.nan_to_num(abs(a - b), nan=np.inf), -np.nansum([a, b])
+
+    return min(product(first.index, second.index), key=unlike)
+
+
 def with_architecture(models):
     """The models with a column `architecture`: the library's name without timm's tag and open_clip's QuickGELU mark."""
     return models.assign(architecture=models["name"].str.split(".").str[0].str.removesuffix("-quickgelu"))
@@ -33,6 +48,8 @@ def with_architecture(models):
 
 def source_pairs(models):
     """Pairs of models that differ in training source and in nothing else the zoo knows.
+
+    Of several models of one source the pair holds those that are nearest in samples seen (column `samples_seen`).
 
     Parameters
     ----------
@@ -44,13 +61,11 @@ def source_pairs(models):
     DataFrame
         first, second (ids), comparison: "A minus B, Zero-shot CLIP" says what is subtracted from what.
     """
-    models, pairs = with_architecture(models), []
+    models, pairs = with_architecture(distinct(models)), []
     kept = [column for column in SAME_RECIPE if column in models]
-    for recipe, part in models.groupby(kept, dropna=False):
-        sources = part[part["pretrain_source"] != ""].groupby("pretrain_source").head(1)  # of several, the first
-        for a, b in combinations(sources.sort_values("pretrain_source").index, 2):
-            names = " minus ".join(sources.loc[[a, b], "pretrain_source"])
-            pairs.append((a, b, f"{names}, {GROUPS.get(recipe[0], recipe[0])}"))
+    for recipe, part in models[models["pretrain_source"] != ""].groupby(kept, dropna=False):
+        for (a, first), (b, second) in combinations(part.groupby("pretrain_source"), 2):
+            pairs.append((*_nearest(first, second), f"{a} minus {b}, {GROUPS.get(recipe[0], recipe[0])}"))
     return pd.DataFrame(pairs, columns=["first", "second", "comparison"])
 
 
@@ -86,8 +101,8 @@ def took_detour(pairs, models):
 def independent_differences(values, pairs, models):
     """Differences over pairs of models, first minus second, pairs that hang together counting as one with their mean.
 
-    Pairs that share a model vary together, and so do models that were fine-tuned from one start: an interval that takes
-    each for itself is too short.
+    Pairs that share a model vary together, and so do models of one training run, or fine-tuned from it: an interval
+    that takes each for itself is too short.
 
     Parameters
     ----------
@@ -96,7 +111,7 @@ def independent_differences(values, pairs, models):
     pairs : DataFrame
         Columns first and second.
     models : DataFrame
-        Facts about the models; `init_from`, where there is such a column, names the start of fine-tuned ones.
+        Facts about the models, see `origins`.
 
     Returns
     -------
@@ -171,22 +186,26 @@ def seed_means(study, rows):
 
 
 def quantity_pairs(models):
-    """Pairs of zero-shot CLIPs of one architecture, source and seed: the most training data, and the least.
+    """Pairs of zero-shot CLIPs of one architecture, source, input size and seed: the most training data, and the least.
+
+    Of several models of one quantity the pair holds those that are nearest in samples seen (column `samples_seen`):
+    less data is then looked at more often, as far as the zoo has such models.
 
     Returns
     -------
     DataFrame
         Like `source_pairs`.
     """
-    clips = with_architecture(models[models["group"] == "zero_shot_clip"])
+    clips = with_architecture(distinct(models[models["group"] == "zero_shot_clip"]))
     if "pretrain_size" not in clips:
         return pd.DataFrame(columns=["first", "second", "comparison"])
     clips = clips.assign(images=clips["pretrain_size"].map(quantity)).dropna(subset=["images"])
     kept = [column for column in ("architecture", "pretrain_source", "input_size", "seed") if column in clips]
     pairs = []
     for _, part in clips.groupby(kept, dropna=False):
-        if part["images"].max() > part["images"].min():
-            pairs.append((part["images"].idxmax(), part["images"].idxmin(), "most minus least training data"))
+        most, least = (part[part["images"] == end] for end in (part["images"].max(), part["images"].min()))
+        if most["images"].max() > least["images"].max():
+            pairs.append((*_nearest(most, least), "most minus least training data"))
     return pd.DataFrame(pairs, columns=["first", "second", "comparison"])
 
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -62,7 +63,10 @@ class ModelSpec:
     outputs : str
         What a classifier's outputs are: "imagenet1k", or the label space of another world of images.
     facts : dict
-        Further columns of a user's table, kept as they are; figures and regressions can group by them.
+        Further columns of a table, kept as they are; figures and regressions can group by them. In those of the package
+        `init_from` is the model that a fine-tuned one started from, `run` a model of the training run that the weights
+        come from (checkpoints and soups of one run, and what was trained on from it, share it; empty is a run of its
+        own), and `samples_seen` the images that training looked at, repeats included, where the tag says it.
     """
 
     id: str
@@ -217,18 +221,21 @@ def distinct(models):
 
 
 def origins(models):
-    """What each model was fine-tuned from, by its facts (column `init_from`), or the model itself.
+    """The training run that each model comes from, by its facts: models of one run vary together.
 
     Returns
     -------
     Series
-        Model -> id.
+        Model -> its `run`, or that of the model it was fine-tuned from (`init_from`); where these say nothing, the id
+        of that model, or its own.
     """
     own = models.index.to_series()
-    return models["init_from"].where(models["init_from"].fillna("").ne(""), own) if "init_from" in models else own
+    said = models.reindex(columns=["init_from", "run"]).astype(object).replace("", np.nan)
+    start, run = said["init_from"].fillna(own), said["run"].fillna(own)
+    return run.where(run.ne(own), start.map(run).fillna(start))
 
 
 def quantity(size):
-    """Number of training images that a zoo writes as "400M", "2B" or "24k"; NaN for anything else."""
+    """Number of images that a zoo writes as "400M", "2B" or "24k"; NaN for anything else."""
     match = re.fullmatch(r"([\d.]+)([kMB])", str(size))
     return float(match[1]) * {"k": 1e3, "M": 1e6, "B": 1e9}[match[2]] if match else float("nan")
