@@ -117,6 +117,29 @@ def correlations(rows, *, what, above, below):
         say(intro, sign_bullets(part, 1, above, below))
 
 
+def sizes_needed(means):
+    """Say from how many images on a temperature is better than none, and what that of the most images gains.
+
+    Parameters
+    ----------
+    means : DataFrame
+        Tidy, metric "nll_change", from `sections.means_by_group` of `sections.size_effects`.
+    """
+    lines = []
+    for group, part in means.dropna(subset=["ci_low", "ci_high"]).groupby("model", sort=False):
+        images = part["test_set"].str.extract(r"/(\d+) images$")[0].astype(int)
+        part = part.assign(images=images).sort_values("images")
+        worse, most = part.loc[part["ci_high"] >= 0, "images"].max(), part.iloc[-1]
+        enough = part.loc[~(part["images"] <= worse), "images"]
+        said = f"**{enough.iloc[0]:,}** images" if len(enough) else f"none of the sizes up to {most['images']:,}"
+        change = limits(most["value"], most["ci_low"], most["ci_high"])
+        n = counted(part["n"], starts(part))
+        lines.append(f"- {group} ({n}): {said}; with {most['images']:,} the NLL changes by {change} nats")
+    if lines:
+        sizes = "the smallest size from which on the interval of the paired difference lies below 0"
+        say(f"A temperature is better than none with ({sizes}):", lines)
+
+
 def shrinkage(shrunken, models):
     """Say on which test sets the spread over the models of a group is mostly the sampling of images.
 
@@ -177,8 +200,7 @@ def simpson(verdicts):
     lines = []
     for verdict, part in verdicts.groupby("verdict", sort=False):
         listed = ", ".join(
-            f"{one.test_set} ({one.overall:+.2f}, within {one.within:+.2f}, "
-            f"difference {one.low:.2f} to {one.high:.2f})"
+            f"{one.test_set} ({one.overall:+.2f}, within {one.within:+.2f}, difference {one.low:.2f} to {one.high:.2f})"
             for one in part.itertuples()
         )
         lines.append(f"- {verdict}: {len(part)} of {len(verdicts)}: {listed}")
@@ -232,9 +254,11 @@ def limits(value, low, high):
 
 
 def digits_of(low, high):
-    """Decimals that show two significant digits of half the width of an interval: no more than six."""
-    half = (high - low) / 2
-    return int(np.clip(1 - np.floor(np.log10(half)), 0, 6)) if half > 0 else 2
+    """Decimals that show two significant digits of half the width of an interval, and no limit as 0 that is not."""
+    half, ends = (high - low) / 2, [abs(end) for end in (low, high) if end]
+    if not half > 0:
+        return 2
+    return int(np.clip(max(1 - np.floor(np.log10(half)), np.ceil(-np.log10(2 * min(ends)))), 0, 6))
 
 
 def starts(rows):

@@ -51,6 +51,13 @@ def of_main_prompts(protocols, prompts):
     return named.isna() | named.eq(prompts) | (prompts == "")
 
 
+def annotation_of(rows, test_set):
+    """ ", imagenet_x multi" or the like: the annotation that the rows of a factor's images go by; "" for other sets."""
+    protocols = rows.loc[rows["test_set"] == test_set, "protocol"]
+    found = protocols.str.extract(r"((?:imagenet_x|factors) (?:top|multi|exact))$")[0].dropna().unique()
+    return "".join(f", {how}" for how in found)
+
+
 def largest(logits, labels):
     """Column of the largest logit: int64, shape (n,)."""
     return np.argmax(logits, axis=1)
