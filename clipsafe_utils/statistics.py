@@ -507,13 +507,15 @@ def correlation(x, y, method="pearson", groups=None):
     return float(np.clip(np.sum(x * y) / spread, -1, 1)) if spread else np.nan
 
 
-def correlation_interval(x, y, method="pearson", *, groups=None, level=0.95):
+def correlation_interval(x, y, method="pearson", *, groups=None, n_independent=None, level=0.95):
     """Correlation with Fisher's interval: normal after artanh, which holds its level at the few samples of a study.
 
     Parameters
     ----------
     x, y, method, groups
         As in `correlation`.
+    n_independent : int, optional
+        How many of the samples vary independently, for the width of the interval; by default all.
     level : float, default 0.95
 
     Returns
@@ -531,7 +533,7 @@ def correlation_interval(x, y, method="pearson", *, groups=None, level=0.95):
     """
     check_level(level)
     value, n = correlation(x, y, method, groups), len(x)
-    degrees = n - 3 - (0 if groups is None else len(np.unique(groups)) - 1)
+    degrees = (n_independent or n) - 3 - (0 if groups is None else len(np.unique(groups)) - 1)
     kind = "fisher" if method == "pearson" else "fisher (bonett, wright)"
     if degrees < 1 or np.isnan(value):
         return Interval(value, np.nan, np.nan, kind, level, n)

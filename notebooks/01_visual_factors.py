@@ -206,9 +206,11 @@ present.results(study, robustness, "effective_robustness_shifts", wide=True)
 # ## Which factors hurt
 #
 # Factor accuracy is the accuracy on images that show a factor. The *error ratio*, (1 - factor accuracy) / (1 -
-# overall accuracy), says how many times more errors that makes: below 1 the factor is easy. With `factor_annotation =
-# "top"` each image carries its most salient factor only, with `"multi"` all that apply (ImageNet-X, Idrissi et al.
-# 2023; the class prototypes are dropped).
+# overall accuracy), says how many times more errors that makes: below 1 the factor is easy. Captions name the
+# annotation. For ImageNet images it is ImageNet-X (Idrissi et al. 2023; the class prototypes are dropped): `imagenet_x
+# top` gives each image its most salient factor only, `imagenet_x multi` all that apply, and `factor_annotation`
+# chooses. A set with factor columns of its own has `factors exact`, all that apply to an image. Published accuracies
+# are by `multi` whatever is chosen, so that error ratios by `top` speak for fewer images than effective robustness.
 
 # %%
 factor_table = sections.visual_factors(study)
@@ -222,6 +224,15 @@ present.figure(
     what="Error ratio by visual factor",
     direction="lower is better; 1 is no harder than the average image",
 )
+ratio_means = sections.group_means(study, error_ratios.assign(value=error_ratios["value"] - 1))
+for group in ratio_means["group"].unique():
+    present.findings(
+        ratio_means,
+        group=group,
+        above="harder than the average image",
+        below="easier than the average image",
+        unit="error ratio minus 1",
+    )
 present.results(study, factor_table, "visual_factors")
 
 # %% [markdown]
@@ -286,8 +297,8 @@ present.results(study, shrunken, "effective_robustness_shrunken")
 # %% [markdown]
 # ## By training source, encoder family and data size
 #
-# Means over the models of a group that share one fact, of three models and more. They differ in other things as well:
-# the pairs below hold these fixed, where the zoo has such pairs.
+# Means over the models of a group that share one fact, of three different starts and more. They differ in other things
+# as well: the pairs below hold these fixed, where the zoo has such pairs.
 
 # %%
 facts = {"pretrain_source": "training source", "encoder_family": "encoder family", "pretrain_size": "data size"}
@@ -330,8 +341,8 @@ present.results(study, by_source, "effective_robustness_by_source")
 # ## Does more training data move robustness?
 #
 # Zero-shot CLIPs of one architecture, source, input size and seed: the one with the most training data minus the one
-# with the least; of several of one quantity, those nearest in images seen, repeats included. Where the suite has no such
-# twins, as in the laboratory (ten epochs whatever the quantity), more data is also more training. A model that is
+# with the least; of several of one quantity, those nearest in images seen, repeats included. Where the suite has no
+# such twins, as in the laboratory (ten epochs whatever the quantity), more data is also more training. A model that is
 # better overall is expected to be better on a factor too, and effective robustness has taken that away.
 
 # %%
@@ -388,6 +399,7 @@ present.figure(
     direction="right of zero is more robust than the baseline",
     units=("recipe", "seeds"),
 )
+present.strata(over_seeds, above="more robust than the baseline, whatever the seed", below="less robust", units="seeds")
 present.results(study, over_seeds, "effective_robustness_over_seeds")
 
 # %% [markdown]
@@ -407,6 +419,9 @@ present.figure(
     what="Effect of each factor on the same images",
     direction="left of zero is a loss of accuracy",
 )
+effect_means = sections.group_means(study, effects)
+for group in effect_means["group"].unique():
+    present.findings(effect_means, group=group, above="accuracy gained by the factor", below="accuracy lost")
 present.results(study, effects, "paired_effects", wide=True)
 
 # %% [markdown]
@@ -501,8 +516,11 @@ study.save(by_category, "shape_by_category")
 # %% [markdown]
 # ## Does shape bias explain robustness?
 #
-# If shape made models robust, those with more shape bias would lie higher above the line. Groups differ in both for
-# many reasons, so the correlation is given over all models and within groups (each group's means taken away).
+# If shape made models robust, those with more shape bias would lie higher above the line. But groups, encoder families
+# and training sources differ in both for reasons of their own: the correlation over all models mixes in all three, and
+# within groups (their means taken away) it still holds encoders against each other and sources. The sentences are of
+# the correlation with most taken away, within models of one group, encoder family and training source, where the suite
+# has enough of them.
 
 # %%
 explained = sections.shape_and_robustness(study, cues, robustness)
@@ -532,9 +550,12 @@ present.results(study, explained, "shape_and_robustness")
 #
 # Effective robustness depends on the baseline models and the scale of the axes. Intervals of single models
 # cover the sampling of images and of baseline models; those of groups, strata and pairs cover models, for the images at
-# hand. Neither covers the choice of images or models. Factor annotations are one person's judgement an image.
-# Groups differ in size, data and architecture at once: a difference between groups is no effect of one of them. Seeds
-# of one recipe count as models of their own. Each interval stands for itself: of twenty, one errs.
+# hand. Neither covers the choice of images or models. ImageNet-X annotations are one person's judgement an image; exact
+# ones belong to a rendered world. Models of one training run (its start: checkpoints, soups, and what was fine-tuned
+# from them) count as one, with their mean, in every mean, correlation and interval over models, and further rows of the
+# same weights not at all: n says the models, "starts" how many are independent. Groups differ in size, data and
+# architecture at once: a difference between groups is no effect of one of them. Seeds of one recipe count as models of
+# their own. Each interval stands for itself: of twenty, one errs.
 #
 # ## References
 #

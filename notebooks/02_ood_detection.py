@@ -173,7 +173,7 @@ present.figure(
     plots.score_gains,
     choice[choice["metric"] == "auroc_gain_mean"],
     what=f"Mean AUROC of each score minus that of {main}",
-    direction="above 0 is better; no interval below two models",
+    direction="above 0 is better; no interval below three starts",
     units=("group", "models"),
 )
 present.best_scores(sections.best_scores(study, choice), main)
@@ -208,7 +208,8 @@ present.results(study, sides, "ood_near_and_far")
 #
 # A correlation over all models can come from differences between training sources alone, or hide what holds inside
 # each. So lines are drawn through the models of each source as well, and the correlation *within sources* takes each
-# source's means away first.
+# source's means away first. That one is distinguishable from zero and the other is not does not make them differ: it is
+# said to hold "alone" only where the interval of their difference, over the same resamples of models, leaves 0 out.
 
 # %%
 with_accuracy = sections.with_id_accuracy(study, detection, main)
@@ -310,8 +311,11 @@ present.figure(
 # ## Limits
 #
 # - AUROC intervals are DeLong's, over images; those of the false-positive rates hold the error of their threshold.
-#   Intervals of groups, pairs and correlations are over models. Fisher's interval, which holds its level with
-#   few models, is drawn for correlations; bootstrap intervals are in the table too.
+#   Intervals of groups, pairs and correlations are over models. Models of one training run (its start: checkpoints,
+#   soups, and what was fine-tuned from them) count as one, with their mean, and further rows of the same weights not at
+#   all: n says the models, "starts" how many are independent. A start and what was fine-tuned from it are two points of
+#   a correlation, but one of its independent samples. Fisher's interval, which holds its level with few models, is
+#   drawn for correlations; bootstrap intervals are in the table too.
 # - The best score of a group was looked for on the images that it is reported on: its gain is a little too high.
 # - The share of OOD images whose object is in fact one of the classes differs between sets and bounds what any score
 #   can reach. What counts as near is a choice of the suite.

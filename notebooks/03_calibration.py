@@ -359,8 +359,9 @@ present.figure(
     direction="0 is as good as the whole share",
     units=("group", "models"),
 )
+present.sizes_needed(sections.means_by_group(study, sections.size_effects(study, sizes)))
 present.group_findings(
-    size_means,
+    size_means[~size_means["test_set"].str.endswith("/0 images")],
     "nll_excess",
     above="worse than with the whole share",
     below="better than with the whole share",
@@ -493,7 +494,9 @@ present.results(study, by_factor, "calibration_by_factor")
 # noise removed, and a model that may be calibrated has an interval down to 0. The value can lie above its own interval.
 # Equal-mass ECE has an interval of the same kind where at least as many images are wrong, and right, as there are bins;
 # that of AURC is a jackknife's. Classwise errors have none for a single model: most of their many gaps are noise, and
-# what remains without it cannot be told from so few images a class; intervals of groups are over models. Published
+# what remains without it cannot be told from so few images a class; intervals of groups are over models. Models of one
+# training run (its start: checkpoints, soups, and what was fine-tuned from them) count as one there, with their mean,
+# and further rows of the same weights not at all: n says the models, "starts" how many are independent. Published
 # predictions carry the top-1 probability alone, so neither NLL nor a temperature can be computed from them. A line
 # through models of different size and training is no effect of accuracy.
 #

@@ -95,7 +95,7 @@ def test_two_models_are_no_stratum_and_it_is_said(study, robust):
     study.models = study.models.assign(encoder_family=[f"family{k // 2}" for k in range(24)])
     assert sections.stratum_means(study, robust[0], "encoder_family").empty
     assert study.missing["means by encoder family"].startswith(
-        "no group has 3 models whose encoder_family the zoo knows"
+        "no group has 3 models of different starts whose encoder_family the zoo knows"
     )
 
 

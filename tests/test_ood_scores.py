@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from scipy import stats
 from scipy.special import logsumexp, ndtr, softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn.covariance import EmpiricalCovariance
@@ -336,7 +337,8 @@ def values(tmp_path_factory):
     return {
         **{"outputs": str(folder), "select": {"id": [CLASSIFIER, ZERO_SHOT]}, "device": "cpu"},
         **{"image_sets": {name: {} for name in ("lab_id", *OOD_SETS)}, "shifted_sets": [], "cue_conflict_set": None},
-        **{"ood_sets": OOD_SETS, "near_ood_sets": OOD_SETS[:1], "factor_set": None, "paired_set": None},
+        **{"ood_sets": OOD_SETS, "near_ood_sets": OOD_SETS[:1], "control_sets": []},
+        **{"factor_set": None, "paired_set": None},
         **{"n_bootstrap": 20},
     }
 
@@ -559,34 +561,98 @@ def test_simpsons_paradox_is_found(paradox):
     study, rows = paradox
     found = sections.accuracy_correlations(study, rows, "msp")
     strata = ["Zero-shot CLIP, laion", "Zero-shot CLIP, wit"]
-    assert set(found["model"]) == {"all models", "within sources", *strata}, "one model of yfcc is no stratum"
+    ways = {"all models", "within sources", "all models minus within sources"}
+    assert set(found["model"]) == {*ways, *strata}, "one model of yfcc is no stratum"
     pearson = found[found["metric"] == "pearson"].set_index("model")
     assert pearson.loc["all models", "ci_low"] > 0 > pearson.loc["within sources", "ci_high"]
     assert (pearson.loc[strata, "ci_high"] < 0).all() and pearson["n"].to_dict()["within sources"] == 20
     assert set(found["metric"]) == {f"{kind}{how}" for kind in ("pearson", "spearman") for how in ("", "_bootstrap")}
     verdict = sections.simpson(found)
     assert list(verdict["verdict"]) == ["reversed"] and verdict["overall"][0] > 0 > verdict["within"][0]
+    assert 0 < verdict["low"][0] < verdict["overall"][0] - verdict["within"][0] < verdict["high"][0]
 
 
 def test_verdicts_of_simpson_follow_the_intervals():
+    """ "Alone" needs an interval of the difference that leaves 0 out: of two, one may be clear by chance."""
+    names = ("all models", "within sources", "all models minus within sources")
     rows = [
-        {"model": m, "test_set": s, "metric": "pearson", "value": (a + b) / 2, "ci_low": a, "ci_high": b}
-        for s, both in {
-            "both": ((0.1, 0.5), (0.2, 0.6)),
-            "all": ((0.1, 0.5), (-0.2, 0.6)),
-            "inside": ((-0.1, 0.5), (0.2, 0.6)),
-            "neither": ((-0.1, 0.5), (-0.2, 0.6)),
-            "turned": ((0.1, 0.5), (-0.6, -0.2)),
+        {"model": m, "test_set": s, "metric": "pearson" + "_bootstrap" * (m == names[2])}
+        | {"value": (a + b) / 2, "ci_low": a, "ci_high": b}
+        for s, limits in {
+            "both": ((0.1, 0.5), (0.2, 0.6), (-0.3, 0.1)),
+            "all": ((0.3, 0.7), (-0.4, 0.3), (0.1, 0.9)),
+            "all?": ((0.1, 0.5), (-0.2, 0.6), (-0.5, 0.5)),
+            "inside": ((-0.3, 0.1), (0.2, 0.6), (-0.9, -0.1)),
+            "inside?": ((-0.1, 0.5), (0.2, 0.6), (-0.6, 0.2)),
+            "few": ((0.1, 0.5), (-0.2, 0.6)),
+            "neither": ((-0.1, 0.5), (-0.2, 0.6), (-0.3, 0.3)),
+            "turned": ((0.1, 0.5), (-0.6, -0.2), (0.3, 1.0)),
         }.items()
-        for m, (a, b) in zip(("all models", "within sources"), both, strict=True)
+        for m, (a, b) in zip(names, limits, strict=False)
     ]
     assert sections.simpson(tidy(rows)).set_index("test_set")["verdict"].to_dict() == {
         "both": "in both",
         "all": "over all models alone",
+        "all?": "over all models, undecided within sources",
         "inside": "within sources alone",
+        "inside?": "within sources, undecided over all models",
+        "few": "over all models, undecided within sources",
         "neither": "in neither",
         "turned": "reversed",
     }
+
+
+def test_correlations_count_starts(rng):
+    """Three models fine-tuned from each of eight starts are eight points, not 24, with their means."""
+    starts = [f"s{k}" for k in range(8)]
+    tuned = pd.DataFrame([(f"{s}-{k}", s) for s in starts for k in range(3)], columns=["id", "init_from"])
+    models = tuned.set_index("id").assign(group="clip_finetuned", pretrain_source="laion")
+    accuracy, auroc = (dict(zip(models.index, rng.uniform(size=24), strict=True)) for _ in range(2))
+    rows = pd.concat([rows_of("accuracy", accuracy, "id", "x"), rows_of("auroc", auroc)])
+    found = sections.accuracy_correlations(Zoo(models), rows, "msp").set_index(["model", "metric"])
+    means = [pd.Series(v).groupby(models["init_from"]).mean() for v in (accuracy, auroc)]
+    expected, row = stats.pearsonr(*means), found.loc["all models", "pearson"]
+    assert (row["value"], row["n"]) == (pytest.approx(expected.statistic), 24) and row["ci_kind"].endswith("8 starts")
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert (
+        "8 starts"
+        in found.loc[
+            "all models",
+            "pearson_bootstrap",
+        ]["ci_kind"]
+    )
+
+
+def test_a_start_and_what_came_of_it_are_two_points_and_one_sample(rng):
+    starts = [f"s{k}" for k in range(8)]
+    facts = [(s, "zero_shot_clip", "") for s in starts] + [(f"{s}-ft", "clip_finetuned", s) for s in starts]
+    models = pd.DataFrame(facts, columns=["id", "group", "init_from"]).set_index("id").assign(pretrain_source="laion")
+    accuracy, auroc = (dict(zip(models.index, rng.uniform(size=16), strict=True)) for _ in range(2))
+    rows = pd.concat([rows_of("accuracy", accuracy, "id", "x"), rows_of("auroc", auroc)])
+    found = sections.accuracy_correlations(Zoo(models), rows, "msp").set_index(["model", "metric"])
+    row = found.loc["all models", "pearson"]
+    r = stats.pearsonr([*accuracy.values()], [*auroc.values()]).statistic
+    half = stats.norm.ppf(0.975) / np.sqrt(8 - 3)
+    assert row["value"] == pytest.approx(r)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(
+        (np.tanh(np.arctanh(r) - half), np.tanh(np.arctanh(r) + half))
+    )
+
+
+def test_score_choice_counts_starts_and_no_copies():
+    models = pd.DataFrame(
+        {"init_from": ["s", "s", "t", "u", "u"], "distinct": [True] * 4 + [False]}, index=list("abcde")
+    )
+    models["group"] = "clip_finetuned"
+    gains = {"a": 0.1, "b": 0.3, "c": -0.1, "d": 0.2, "e": 9.0}
+    choice = sections.score_choice(Zoo(models), rows_of("auroc_gain", gains, protocol="rmd against msp, x"))
+    mean = one(choice, metric="auroc_gain_mean", protocol="rmd against msp")
+    each = np.array([0.2, -0.1, 0.2])  # of s, t and u
+    half = stats.t.ppf(0.975, 2) * stats.sem(each)
+    assert (mean["value"], mean["n"]) == (pytest.approx(each.mean()), 4) and mean["ci_kind"].endswith("3 starts")
+    assert (mean["ci_low"], mean["ci_high"]) == pytest.approx((each.mean() - half, each.mean() + half))
+    share = one(choice, metric="best_share", protocol="rmd")
+    assert (share["value"], share["n"]) == (pytest.approx(2 / 3), 3)
 
 
 def test_few_models_have_no_correlation(paradox):

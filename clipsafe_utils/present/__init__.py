@@ -17,6 +17,7 @@ from clipsafe_utils.present.sentences import (
     shape_by_category,
     shrinkage,
     simpson,
+    sizes_needed,
     strata,
 )
 from clipsafe_utils.present.whole_suite import (
@@ -55,6 +56,7 @@ __all__ = [
     "shrinkage",
     "signatures",
     "simpson",
+    "sizes_needed",
     "strata",
     "table",
     "unreadable",

@@ -39,8 +39,8 @@ def overview(study, *, whole_suite=False):
         )
     counts = distinct(study.models)["group"].value_counts()
     listed = ", ".join(f"{count:,} {group_label(group)}" for group, count in counts.items())
-    in_all = f"{counts.sum():,} model{'s' * (counts.sum() != 1)} in all"
-    display(Markdown(f"**Suite {study.parameters.suite}**: {listed} ({in_all})."))
+    n = int(counts.sum())
+    display(Markdown(f"**Suite {study.parameters.suite}**: {listed} ({n:,} model{'s' * (n != 1)} in all)."))
     missing(study)
 
 

@@ -45,8 +45,7 @@ def prompt_means(means):
         unit = "percentage points" if style.percent else "absolute"
         intro = f"**{plots.OBJECTIVES[objective]}** (mean change over {n} models, {unit}):"
         above, below = ("better", "worse") if style.direction[0] == "h" else ("worse", "better")
-        scale, digits = (100, 1) if style.percent else (1, 3)
-        lines = [*sign_bullets(part, scale, above, below, digits)]
+        lines = [*sign_bullets(part, 100 if style.percent else 1, above, below)]
         for source, own in by_source.groupby("model"):
             signs = {above: own["ci_low"] > 0, below: own["ci_high"] < 0}
             said = [

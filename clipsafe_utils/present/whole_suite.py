@@ -8,9 +8,11 @@ from clipsafe_utils import plots
 from clipsafe_utils.claims import ALONE, VERDICTS, judge_claims
 from clipsafe_utils.present.basics import TABLE_CLASS, figure, group_label, say, table
 from clipsafe_utils.regression import regress
+from clipsafe_utils.sections.rows import over_models
 from clipsafe_utils.signatures import TITLES
 from clipsafe_utils.signatures import signatures as failure_signatures
 from clipsafe_utils.table import COLUMNS, KEY, tidy
+from clipsafe_utils.zoo import distinct
 
 _VERDICT_STYLE = {
     "supported": "background-color: #cfe0ff; color: black",
@@ -36,13 +38,17 @@ def all_results(study):
 
 
 def group_summary(study, rows):
-    """Mean of each metric over the models of a group, by test set: a table to sort."""
-    grouped = rows.assign(group=rows["model"].map(study.models["group"])).dropna(subset=["group", "value"])
-    grouped["group"] = grouped["group"].map(group_label)
-    means = grouped.groupby(["metric", "test_set", "protocol", "group"])["value"].agg(["mean", "min", "max", "size"])
-    if len(means):
-        columns = ["metric", "test_set", "group", "mean", "min", "max", "models", "protocol"]
-        table(means.reset_index().rename(columns={"size": "models"})[columns])
+    """Mean of each metric over the models of a group, by test set: a table to sort. The means are `group_means`'s."""
+    keys = ["metric", "protocol", "group", "test_set"]
+    rows = rows[rows["model"].isin(distinct(study.models).index)].dropna(subset=["value"])
+    grouped = rows.assign(group=rows["model"].map(study.models["group"])).dropna(subset=["group"]).groupby(keys)
+    if not len(grouped):
+        return
+    ends = grouped["value"].agg(["min", "max", "size"]).rename(columns={"size": "models"})
+    values = [over_models(study, part.set_index("model")["value"]).value for _, part in grouped]
+    means = ends.assign(mean=values).reset_index()
+    means["group"] = means["group"].map(group_label)
+    table(means[["metric", "test_set", "group", "mean", "min", "max", "models", "protocol"]])
 
 
 def golden_numbers(study):

@@ -60,6 +60,7 @@ from clipsafe_utils.sections.rows import CLIP_GROUPS, WITH_IMAGES, group_means, 
 from clipsafe_utils.sections.shape import category_means, cue_conflict, shape_and_robustness, shape_by_category
 from clipsafe_utils.sections.temperature import (
     own_temperature_gains,
+    size_effects,
     temperature_sizes,
     temperature_transfer,
     transfer_means,
@@ -131,6 +132,7 @@ __all__ = [
     "shown_detection_metrics",
     "shrunken",
     "simpson",
+    "size_effects",
     "source_pairs",
     "strata",
     "stratum_means",

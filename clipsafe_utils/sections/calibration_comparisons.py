@@ -26,7 +26,7 @@ def means_by_group(study, rows, *, same_images=False):
     -------
     DataFrame
         Tidy, `model` holds the group as figures write it and n counts its models; Student's interval over models, NaN
-        below three. A group of a single model has that model's own interval.
+        below three starts. A group of a single model has that model's own interval.
     """
     found = []
     for metric, part in rows.groupby("metric"):
@@ -36,11 +36,11 @@ def means_by_group(study, rows, *, same_images=False):
             own = part[groups.eq(one.group) & part["test_set"].eq(one.test_set)]
             if one.n_models == 1:
                 mean |= own.iloc[0][["ci_low", "ci_high", "ci_kind", "ci_level"]]
-            elif same_images and one.n_models > 2:
+            elif same_images and one.n_starts > 2:
                 mean |= {
                     "ci_low": one.mean - np.hypot(one.mean - one.low, (own["value"] - own["ci_low"]).mean()),
                     "ci_high": one.mean + np.hypot(one.high - one.mean, (own["ci_high"] - own["value"]).mean()),
-                    "ci_kind": "student t over models, and over images",
+                    "ci_kind": f"{mean['ci_kind']}, and over images",
                 }
             found.append(mean)
     return study.table(found)
@@ -107,10 +107,10 @@ def accuracy_trend(study, table):
         found += [row(m, test_set, "", "ece_scaled_beyond", (b, 0)) for m, b in zip(part["model"], beyond, strict=True)]
     beyond = study.table(found)
     inside = rows.merge(beyond[["model", "test_set"]])
-    means, kind = [], "student t over models, and of the line"
+    means = []
     for one in group_means(study, beyond, inside, of_baseline, {name: name for name in of_baseline}).itertuples():
         if one.group != baseline:
-            mean = mean_row(study, one, f"line of {baseline}", "ece_scaled_beyond", kind)
+            mean = mean_row(study, one, f"line of {baseline}", "ece_scaled_beyond", ", and of the line")
             means.append(mean | {"model": GROUPS[one.group]})
     return rows, lines, study.table(means)
 

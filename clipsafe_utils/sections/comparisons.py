@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from clipsafe_utils.sections.rows import group_means, mean_rows, row
+from clipsafe_utils.sections.rows import FEWEST, group_means, mean_rows, row
 from clipsafe_utils.statistics import mean_interval
 from clipsafe_utils.zoo import GROUPS, distinct, origins, quantity
 
@@ -18,9 +18,6 @@ SAME_RECIPE = ("group", "architecture", "pretrain_size", "finetune", "input_size
 
 CALIPER = 0.01
 """Most that the overall accuracies of two models differ which are matched by it: 1 percentage point."""
-
-FEWEST = 3
-"""Models below which a stratum has no mean."""
 
 FEWEST_PAIRS = 5
 """Pairs below which a group is not compared at matched accuracy: intervals over fewer hide what there is."""
@@ -251,7 +248,7 @@ def strata(models, fact):
 
 
 def stratum_means(study, rows, fact, accuracies=None, lines=None, axes=None):
-    """Mean over the models of a group that share a fact, of strata with `FEWEST` models and more.
+    """Mean over the models of a group that share a fact, of strata with `FEWEST` starts and more.
 
     Parameters
     ----------
@@ -267,12 +264,13 @@ def stratum_means(study, rows, fact, accuracies=None, lines=None, axes=None):
         over models and holds the line's error where lines are given.
     """
     means = group_means(study, rows, accuracies, lines, axes, strata(study.models, fact))
-    means = means[means["n_models"] >= FEWEST]
+    means = means[means["n_starts"] >= FEWEST]
     if means.empty:
         study.missing[f"means by {fact.replace('_', ' ')}"] = (
-            f"no group has {FEWEST} models whose {fact} the zoo knows: say it in that column of the model table."
+            f"no group has {FEWEST} models of different starts whose {fact} the zoo knows: say it in that column of "
+            "the model table."
         )
-    return mean_rows(study, rows, means, "student t over models" + " and error of the line" * bool(lines))
+    return mean_rows(study, rows, means, " and error of the line" * bool(lines))
 
 
 def accuracy_pairs(models, accuracy, first, second, *, caliper=CALIPER):

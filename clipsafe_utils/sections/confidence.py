@@ -10,7 +10,7 @@ from clipsafe_utils.metrics import confidence_and_correct, expected_calibration_
 from clipsafe_utils.metrics.calibration import bin_index
 from clipsafe_utils.published import read_imagenet_x_predictions
 from clipsafe_utils.sections.calibration import SUFFIXES, fitted_temperature, scored_images
-from clipsafe_utils.sections.factors import shown_factors
+from clipsafe_utils.sections.factors import annotation, shown_factors
 from clipsafe_utils.sections.ood import NO_OOD_SETS
 from clipsafe_utils.sections.rows import WITH_IMAGES, over_models, row
 from clipsafe_utils.statistics import Interval, mean_interval
@@ -163,4 +163,5 @@ def _with_factors(study):
         scored = scored_images(study, model, name, temperature)
         kept = annotated[unseen]
         shows = {factor: shown[unseen[annotated]] for factor, shown in shows.items()}
-        yield model, prefix, study.protocol(model), scored.correct[kept], scored.confidence[:, kept], shows
+        protocol = f"{study.protocol(model)}, {annotation(study, prefix)}"
+        yield model, prefix, protocol, scored.correct[kept], scored.confidence[:, kept], shows

@@ -4,7 +4,7 @@ import numpy as np
 
 from clipsafe_utils.datasets import factor_annotations
 from clipsafe_utils.intervals import error_ratio_interval, paired_accuracy_interval
-from clipsafe_utils.sections.rows import accuracy_row, is_correct, row
+from clipsafe_utils.sections.rows import accuracy_row, annotation_of, is_correct, row
 from clipsafe_utils.shrinkage import FEWEST, errors_by_count, errors_by_image, shrink_robustness
 from clipsafe_utils.zoo import GROUPS
 
@@ -16,7 +16,8 @@ def visual_factors(study):
     -------
     DataFrame
         Tidy: "accuracy" on all annotated images (test set "imagenet_x", or the set that carries its own factor
-        annotations) and on those that show a factor ("imagenet_x/pose"), "error_ratio" for each factor.
+        annotations) and on those that show a factor ("imagenet_x/pose"), "error_ratio" for each factor. The protocol of
+        these ends in the annotation, see `annotation`; published accuracies are by "multi", whatever the parameter.
     """
     p = study.parameters
     if study.is_published:
@@ -34,13 +35,22 @@ def visual_factors(study):
             break
         correct = study.ask(is_correct, model, name)[annotated]
         rows.append(accuracy_row(study, model, prefix, correct))
+        protocol = {"protocol": f"{study.protocol(model)}, {annotation(study, prefix)}"}
         for factor, shown in shows.items():
             if shown.any():
-                rows.append(accuracy_row(study, model, f"{prefix}/{factor}", correct[shown]))
+                rows.append(accuracy_row(study, model, f"{prefix}/{factor}", correct[shown]) | protocol)
                 counts = (correct[shown].sum(), shown.sum(), correct.sum(), len(correct))
                 ratio = error_ratio_interval(*counts, level=p.ci_level)
-                rows.append(row(model, f"{prefix}/{factor}", study.protocol(model), "error_ratio", ratio))
+                rows.append(row(model, f"{prefix}/{factor}", "", "error_ratio", ratio) | protocol)
     return study.table(rows)
+
+
+def annotation(study, prefix):
+    """Which annotation says what images show: "imagenet_x top" or "multi", else "factors exact": columns of the set.
+
+    Exact ones name every factor of an image, so an image counts for several.
+    """
+    return f"imagenet_x {study.parameters.factor_annotation}" if prefix == "imagenet_x" else "factors exact"
 
 
 def shown_factors(study, name, unit):
@@ -124,7 +134,8 @@ def shrunken(study, table, lines, axes):
             errors, shared = errors_by_image(correct, answers[1][name.partition("/")[2]], line, own)
             how = "shared images"
         interval, kept = shrink_robustness(x, y, n, line, own, errors, shared=shared, level=study.parameters.ci_level)
-        protocol = f"{line.scale} line over {line.n} models, towards the mean of the group, errors of {how}"
+        by = annotation_of(counted, name)
+        protocol = f"{line.scale} line over {line.n} models{by}, towards the mean of the group, errors of {how}"
         for k, model in enumerate(both.index):
             one = interval._replace(
                 value=interval.value[k], low=interval.low[k], high=interval.high[k], n=interval.n[k]

@@ -5,14 +5,14 @@ import pandas as pd
 
 from clipsafe_utils.sections.comparisons import contrasts, fine_tuning_pairs, took_detour
 from clipsafe_utils.sections.ood import main_score, of_score
-from clipsafe_utils.sections.rows import row
-from clipsafe_utils.statistics import bootstrap_ci, correlation, correlation_interval, mean_interval, wilson_interval
-from clipsafe_utils.zoo import GROUPS
+from clipsafe_utils.sections.rows import correlation_over_starts, independent_points, over, over_models, row
+from clipsafe_utils.statistics import bootstrap_ci, correlation, wilson_interval
+from clipsafe_utils.zoo import GROUPS, distinct, origins
 
-ALL, WITHIN = "all models", "within sources"
+ALL, WITHIN, BETWEEN = "all models", "within sources", "all models minus within sources"
 
-FEWEST = 6
-"""Models below which no correlation is given."""
+FEWEST, FEWEST_RESAMPLED = 6, 8
+"""Starts below which no correlation is given, and no bootstrap interval of it."""
 
 
 def training_strata(models):
@@ -45,41 +45,63 @@ def accuracy_correlations(study, with_accuracy, method):
     Returns
     -------
     DataFrame
-        Tidy: `model` holds "all models", "within sources" (each source's means taken away; sources of three models or
-        more) or a stratum of six models or more; metrics pearson and spearman (Fisher), and from eight models on
-        pearson_bootstrap and spearman_bootstrap (over models: BCa, within sources percentile); n counts models.
+        Tidy: `model` holds "all models", "within sources" (each source's means taken away) or a stratum of six starts
+        or more; metrics pearson and spearman (`correlation_over_starts`), and from eight starts on pearson_bootstrap
+        and spearman_bootstrap (over starts, BCa). "all models minus within sources" is the difference of the first two,
+        by the same resamples. n counts models.
     """
-    p, strata, found = study.parameters, training_strata(study.models), []
-    options = {"n_bootstrap": p.n_bootstrap, "level": p.ci_level, "seed": p.seed}
+    strata, found = training_strata(study.models), []
     accuracy = with_accuracy[with_accuracy["metric"] == "accuracy"].set_index("model")["value"]
     for test_set, part in with_accuracy[with_accuracy["metric"] == "auroc"].groupby("test_set"):
-        part = part.assign(x=part["model"].map(accuracy), stratum=part["model"].map(strata))
-        own = {stratum: rows for stratum, rows in part.groupby("stratum") if len(rows) >= FEWEST}
-        large = part[part["stratum"].map(part["stratum"].value_counts()) >= 3]
-        if len(set(large["stratum"])) > 1:
-            own = {WITHIN: large} | own
-        for name, rows in ({ALL: part} | own).items() if len(part) >= FEWEST else ():
-            groups = rows["stratum"].to_numpy() if name == WITHIN else None
-            for metric, interval in _correlations(rows["x"].to_numpy(), rows["value"].to_numpy(), groups, options):
-                found.append(row(name, test_set, f"{method}, AUROC with ID accuracy", metric, interval))
+        auroc = part.set_index("model")["value"]
+        everyone = independent_points(study, accuracy.reindex(auroc.index), auroc)
+        within = independent_points(study, accuracy.reindex(auroc.index), auroc, strata)
+        own = {name: points for name, points in within.groupby("stratum") if points["start"].nunique() >= FEWEST}
+        if several := len(set(within["stratum"])) > 1:
+            own = {WITHIN: within} | own
+        for metric in ("pearson", "spearman") if everyone["start"].nunique() >= FEWEST else ():
+            values = {}
+            for name, points in ({ALL: everyone} | own).items():
+                interval = correlation_over_starts(study, points, metric)
+                if not np.isnan(interval.value):
+                    values |= {(name, metric): interval}
+                    values |= {(name, f"{metric}_bootstrap"): _resampled(study, metric, points)}
+            if several:
+                values[BETWEEN, f"{metric}_bootstrap"] = _resampled(study, metric, everyone, within)
+            how = f"{method}, AUROC with ID accuracy"
+            found += [row(name, test_set, how, kind, interval) for (name, kind), interval in values.items() if interval]
     return study.table(found)
 
 
-def _correlations(x, y, groups, options):
-    for kind in ("pearson", "spearman"):
-        interval = correlation_interval(x, y, kind, groups=groups, level=options["level"])
-        if np.isnan(interval.value):
-            continue
-        yield kind, interval
-        if len(x) < 8:  # a resample may hold one model alone
-            continue
-        if groups is None:
-            again = bootstrap_ci(lambda a, b, k=kind: correlation(a, b, k), x, y, kind="bca", **options)
-        else:
-            again = bootstrap_ci(
-                lambda a, b, g, k=kind: correlation(a, b, k, g), x, y, groups, strata=groups, **options
-            )
-        yield f"{kind}_bootstrap", again._replace(kind=f"{again.kind} over models")
+def _resampled(study, metric, points, less=None):
+    """Correlation over points (minus that over others) with an interval from resampled starts; None if there are few.
+
+    All points of a start are drawn together, since they vary together.
+    """
+    p, starts = study.parameters, points["start"].unique()
+    if len(starts) < FEWEST_RESAMPLED:
+        return None
+
+    def arrays(points):
+        members = points.reset_index(drop=True).groupby("start").indices
+        groups = points["stratum"].to_numpy() if len(set(points["stratum"])) > 1 else None
+        none = np.array([], int)
+        return points["x"].to_numpy(), points["y"].to_numpy(), groups, [members.get(start, none) for start in starts]
+
+    both = [arrays(each) for each in (points, less) if each is not None]
+
+    def statistic(chosen):
+        found = []
+        for x, y, groups, members in both:
+            rows = np.concatenate([members[k] for k in chosen])
+            r = correlation(x[rows], y[rows], metric, None if groups is None else groups[rows])
+            found.append(np.nan_to_num(r))  # a resample that does not vary shows no correlation
+        return found[0] - sum(found[1:])
+
+    options = {"n_bootstrap": p.n_bootstrap, "level": p.ci_level, "seed": p.seed}
+    interval = bootstrap_ci(statistic, np.arange(len(starts)), kind="bca", **options)
+    n_models = int(points["n"].sum())
+    return interval._replace(kind=f"{interval.kind} over {over(n_models, len(starts))}", n=n_models)
 
 
 def simpson(correlations):
@@ -93,25 +115,32 @@ def simpson(correlations):
     Returns
     -------
     DataFrame
-        test_set, overall, within (Pearson), and a verdict that tells which interval leaves 0 out: "in both", "over all
-        models alone", "within sources alone", "in neither"; or "reversed": in both, with opposite signs.
+        test_set, overall, within (Pearson), low and high of their difference, and a verdict that tells which interval
+        leaves 0 out: "in both", "in neither", "over all models" or "within sources"; of the last two "alone" where that
+        of the difference does too, else "undecided" for the other; or "reversed": in both, with opposite signs.
     """
-    verdicts = {
+    sides = {
         (True, True): "in both",
-        (True, False): "over all models alone",
-        (False, True): "within sources alone",
+        (True, False): "over all models",
+        (False, True): "within sources",
         (False, False): "in neither",
     }
-    rows, found = correlations[correlations["metric"] == "pearson"].set_index(["test_set", "model"]), []
+    other = {"over all models": "within sources", "within sources": "over all models"}
+    kinds = correlations["metric"].where(correlations["model"] != BETWEEN, correlations["metric"].str.split("_").str[0])
+    rows, found = correlations[kinds == "pearson"].set_index(["test_set", "model"]), []
     for test_set in rows.index.unique(0):
         part = rows.loc[test_set]
         if not {ALL, WITHIN} <= set(part.index):
             continue
         overall, within = part.loc[ALL], part.loc[WITHIN]
-        clear = tuple(bool(one["ci_low"] * one["ci_high"] > 0) for one in (overall, within))
-        opposite = all(clear) and overall["value"] * within["value"] < 0
-        found.append((test_set, overall["value"], within["value"], "reversed" if opposite else verdicts[clear]))
-    return pd.DataFrame(found, columns=["test_set", "overall", "within", "verdict"])
+        low, high = part.loc[BETWEEN, ["ci_low", "ci_high"]] if BETWEEN in part.index else (np.nan, np.nan)
+        verdict = sides[tuple(bool(one["ci_low"] * one["ci_high"] > 0) for one in (overall, within))]
+        if verdict == "in both" and overall["value"] * within["value"] < 0:
+            verdict = "reversed"
+        if verdict in other:
+            verdict += " alone" if low * high > 0 else f", undecided {other[verdict]}"
+        found.append((test_set, overall["value"], within["value"], low, high, verdict))
+    return pd.DataFrame(found, columns=["test_set", "overall", "within", "low", "high", "verdict"])
 
 
 def fine_tuning_effects(study, with_accuracy, detection):
@@ -153,31 +182,38 @@ def score_choice(study, gains):
     Returns
     -------
     DataFrame
-        Tidy, a row a group (`model`), OOD set and score (protocol): "auroc_gain_mean" against the main score (Student's
-        interval over models, n counts them), "best_share", the share of models that this score is best for (Wilson; the
-        main score stands at a gain of 0).
+        Tidy, a row a group (`model`), OOD set and score (protocol): "auroc_gain_mean" against the main score
+        (`over_models`), "best_share", the share of models that this score is best for (Wilson, n counts starts: models
+        of one start count with their mean gains; the main score stands at a gain of 0).
     """
-    level, found = study.parameters.ci_level, []
+    level, found, starts = study.parameters.ci_level, [], origins(study.models)
+    gains = gains[gains["model"].isin(distinct(study.models).index)]
     gains = gains.assign(score=gains["protocol"].str.split(" ").str[0], group=gains["model"].map(study.models["group"]))
     for (group, test_set), part in gains.groupby(["group", "test_set"]):
         wide = part.pivot_table(index="model", columns="score", values="value").assign(**{main_score(study): 0.0})
-        best, name = wide.idxmax(axis=1), GROUPS.get(group, group)
+        best, name = wide.groupby(wide.index.map(starts)).mean().idxmax(axis=1), GROUPS.get(group, group)
         for score in wide:
-            won, values = int((best == score).sum()), wide[score].dropna().to_numpy()
+            won = int((best == score).sum())
             found.append(row(name, test_set, score, "best_share", wilson_interval(won, len(best), level=level)))
             if score != main_score(study):
-                interval = mean_interval(values, level=level)._replace(kind="student t over models")
+                interval = over_models(study, wide[score].dropna())
                 found.append(row(name, test_set, f"{score} against {main_score(study)}", "auroc_gain_mean", interval))
     return study.table(found)
 
 
 def best_scores(study, choice):
-    """The score with the largest mean gain in each group and OOD set: group, test_set, score, gain, low, high, n."""
+    """The score with the largest mean gain in each group and OOD set.
+
+    Returns
+    -------
+    DataFrame
+        group, test_set, score, gain, low, high, n (models), ci_kind.
+    """
     rows = choice[choice["metric"] == "auroc_gain_mean"]
     best = rows.loc[rows.groupby(["model", "test_set"])["value"].idxmax()]
     best = best.assign(score=best["protocol"].str.split(" ").str[0])
     names = {"model": "group", "value": "gain", "ci_low": "low", "ci_high": "high"}
-    return best.rename(columns=names)[["group", "test_set", "score", "gain", "low", "high", "n"]]
+    return best.rename(columns=names)[["group", "test_set", "score", "gain", "low", "high", "n", "ci_kind"]]
 
 
 def near_and_far(study, detection):

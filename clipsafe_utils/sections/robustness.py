@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from clipsafe_utils.sections.rows import CLIP_GROUPS, accuracy_row, is_correct, largest, row
+from clipsafe_utils.sections.rows import CLIP_GROUPS, accuracy_row, annotation_of, is_correct, largest, row
 from clipsafe_utils.statistics import effective_robustness_interval, fit_accuracy_line
 from clipsafe_utils.zoo import distinct
 
@@ -125,7 +125,7 @@ def robustness(study, table, test_sets, *, x_set, baseline=None):
             level=p.ci_level,
         )
         protocol = f"{p.line_scale} line over {fitted.sum()} {baseline} models, x = {axes[name]}"
-        protocol += study.protocol_suffix
+        protocol += annotation_of(table, name) + study.protocol_suffix
         for k, model in enumerate(y.index):
             one = interval._replace(
                 value=interval.value[k], low=interval.low[k], high=interval.high[k], n=interval.n[k]

@@ -5,13 +5,25 @@ import pandas as pd
 
 from clipsafe_utils.metrics import SIXTEEN_CLASSES, shape_bias, sixteen_class_decisions, softmax
 from clipsafe_utils.published import read_cue_conflict_trials
-from clipsafe_utils.sections.rows import group_means, largest, mean_rows, row
-from clipsafe_utils.statistics import correlation_interval, wilson_interval
+from clipsafe_utils.sections.rows import (
+    correlation_over_starts,
+    group_means,
+    independent_points,
+    largest,
+    mean_rows,
+    row,
+)
+from clipsafe_utils.statistics import wilson_interval
 
-ALL, WITHIN = "all models", "within groups"
+WAYS = {
+    "all models": (),
+    "within groups": ("group",),
+    "within group, encoder and source": ("group", "encoder_family", "pretrain_source"),
+}
+"""What a correlation is over -> the facts about models whose means are taken away first; the last takes most."""
 
 FEWEST = 6
-"""Models below which no correlation is given."""
+"""Starts below which no correlation is given."""
 
 
 def cue_conflict(study):
@@ -72,7 +84,7 @@ def category_means(study, rows):
     -------
     DataFrame
         Tidy, metrics "category_shape_bias_over_models" and "category_share_decided_over_models"; `model` holds the
-        group, n counts models, the interval is Student's over models (NaN below three).
+        group, n counts models, the interval is Student's over models (NaN below three starts).
     """
     parts = [mean_rows(study, part, group_means(study, part)) for _, part in rows.groupby("metric")]
     return pd.concat(parts, ignore_index=True) if parts else study.table([])
@@ -91,21 +103,23 @@ def shape_and_robustness(study, cues, robustness):
     Returns
     -------
     DataFrame
-        Tidy, metrics "pearson" and "spearman" with Fisher's intervals: `model` holds "all models" or "within groups"
-        (each group's means taken away; groups of three models or more), n counts models.
+        Tidy, metrics "pearson" and "spearman" with Fisher's intervals: `model` holds one of `WAYS` (the means of models
+        alike in those facts taken away), n counts models; see `correlation_over_starts`.
     """
     bias, found = cues[cues["metric"] == "shape_bias"].set_index("model")["value"].dropna(), []
     own = robustness.dropna(subset=["value"])
     own = own[own["model"].isin(bias.index)]
     for test_set, part in own.groupby("test_set"):
-        part = part.assign(bias=part["model"].map(bias), group=part["model"].map(study.models["group"]))
-        large = part[part["group"].map(part["group"].value_counts()) >= 3]
-        for name, rows, groups in ((ALL, part, None), (WITHIN, large, large["group"].to_numpy())):
-            if len(rows) < FEWEST or (groups is not None and len(set(groups)) < 2):
+        part = part.set_index("model")
+        for name, facts in WAYS.items():
+            if not set(facts) <= set(study.models):
+                continue
+            strata = study.models[[*facts]].astype(str).agg(", ".join, axis=1) if facts else None
+            points = independent_points(study, bias.reindex(part.index), part["value"], strata)
+            if points["start"].nunique() < FEWEST or (facts and points["stratum"].nunique() < 2):
                 continue
             for method in ("pearson", "spearman"):
-                x, y = rows["bias"].to_numpy(), rows["value"].to_numpy()
-                interval = correlation_interval(x, y, method, groups=groups, level=study.parameters.ci_level)
+                interval = correlation_over_starts(study, points, method)
                 found.append(row(name, test_set, "shape bias with effective robustness", method, interval))
     if not found:
         study.missing["shape bias beside effective robustness"] = (

@@ -150,6 +150,28 @@ def temperature_sizes(study):
     return study.table(rows)
 
 
+def size_effects(study, sizes):
+    """What a temperature of few images changes against none: NLL on the held-out images with it, minus that without.
+
+    Parameters
+    ----------
+    sizes : DataFrame
+        From `temperature_sizes`.
+
+    Returns
+    -------
+    DataFrame
+        Tidy, "nll_change" of each model, test set "SET/N images"; below 0 the temperature is worth its labels.
+    """
+    plain = sizes["test_set"].str.endswith("/0 images")
+    without = sizes[plain].set_index("model")["value"]
+    return sizes[~plain].assign(
+        value=lambda rows: rows["value"] - rows["model"].map(without).astype(float),
+        metric="nll_change",
+        **{"ci_low": np.nan, "ci_high": np.nan, "ci_kind": "", "ci_level": np.nan},
+    )
+
+
 def _fewer(logits, labels, sizes, repeats, draw, fraction, seed):
     """Sizes (s,), and held-out NLL: without scaling, scaled on the whole share, scaled on subsets (s, repeats)."""
     fit = split_mask(labels, fraction, seed=seed)
