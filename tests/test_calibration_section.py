@@ -194,6 +194,16 @@ def test_more_images_make_a_better_temperature(study):
     pd.testing.assert_frame_equal(sections.temperature_sizes(study), sizes)
 
 
+def test_a_temperature_of_few_images_is_compared_with_none(study):
+    sizes = sections.temperature_sizes(study)
+    wide = sizes.pivot_table(index="model", columns="test_set", values="value")
+    effects = sections.size_effects(study, sizes)
+    assert set(effects["metric"]) == {"nll_change"} and len(effects) == len(sizes) - len(wide)
+    own = effects[effects["test_set"] == "id/50 images"].set_index("model")["value"]
+    pd.testing.assert_series_equal(own, wide["id/50 images"] - wide["id/0 images"], check_names=False)
+    assert sections.size_effects(study, sizes.iloc[:0]).empty
+
+
 def test_subsets_without_a_temperature_are_counted_and_left_out():
     study = Simulated(standard=1)
     right = study.logits["standard-0", "id"].argmax(axis=1)

@@ -228,6 +228,15 @@ def test_published_factors_on_request(published_dir, tmp_path, which):
     assert accuracy.loc[accuracy["test_set"] == "imagenet_x/person_blocking", "model"].nunique() > 300
 
 
+def test_effective_robustness_names_the_annotation_of_its_factor_accuracies(study, rows):
+    by_factor = rows["test_set"].ne("x")
+    named = rows.assign(protocol=rows["protocol"].where(~by_factor, "zero-shot, imagenet_x multi"))
+    found, _, _ = sections.robustness(study, named, NAMES, x_set="x")
+    assert found["protocol"].str.endswith("x = x, imagenet_x multi").all() and len(found) == 24 * len(NAMES)
+    plain, _, _ = sections.robustness(study, rows, NAMES, x_set="x")
+    assert plain["protocol"].str.endswith("x = x").all()
+
+
 def test_a_set_with_ten_factors_gives_these_and_names_the_others():
     unit = SimpleNamespace(images=pd.DataFrame({factor: [True, False] for factor in FACTORS}))
     study = SimpleNamespace(parameters=SimpleNamespace(factors=[*ALL_FACTORS]), missing={})
@@ -282,6 +291,29 @@ def test_correlation_with_shape_bias_is_pearsons_over_all_and_within_groups(stud
     )
     assert sections.shape_and_robustness(study, cues.iloc[:5], rows).empty
     assert "shape bias beside effective robustness" in study.missing
+
+
+def test_a_correlation_that_encoders_make_is_gone_within_them(study, robust, rng):
+    """Resnets see more texture and are less robust: within groups that looks like an effect of shape bias."""
+    rows, _, _ = robust
+    study.models["pretrain_source"] = "laion"
+    is_vit = study.models["encoder_family"].eq("vit")
+    bias = 0.5 * is_vit + rng.normal(0, 0.02, 24)
+    own = rows[rows["test_set"] == NAMES[2]]
+    own = own.assign(value=own["model"].map(0.1 * is_vit + rng.normal(0, 0.01, 24)).to_numpy())
+    cues = study.table(
+        [{"model": m, "test_set": "cues", "metric": "shape_bias", "value": v, "n": 100} for m, v in bias.items()]
+    )
+    found = sections.shape_and_robustness(study, cues, own)
+    r = found[found["metric"] == "pearson"].set_index("model")
+    assert r.loc["all models", "ci_low"] > 0.9 and r.loc["within groups", "ci_low"] > 0.9
+    most = r.loc["within group, encoder and source"]
+    assert most["ci_low"] < 0 < most["ci_high"] and most["n"] == 24
+    cell = study.models["group"] + study.models["encoder_family"]
+    centred = [v - v.groupby(cell).transform("mean") for v in (bias, own.set_index("model")["value"])]
+    assert most["value"] == pytest.approx(stats.pearsonr(*centred).statistic)
+    half = stats.norm.ppf(0.975) / np.sqrt(24 - 3 - 5)  # six cells
+    assert most["ci_high"] == pytest.approx(np.tanh(np.arctanh(most["value"]) + half))
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
