@@ -17,7 +17,7 @@ from clipsafe_utils.metrics.calibration import (
     wilson_bounds,
 )
 from clipsafe_utils.metrics.factors import error_ratio
-from clipsafe_utils.metrics.ood import fpr_id_at_tpr_ood95, fpr_ood_at_tpr_id95
+from clipsafe_utils.metrics.ood import aupr_in, aupr_out, fpr_id_at_tpr_ood95, fpr_ood_at_tpr_id95
 from clipsafe_utils.metrics.selective import aurc, aurc_without_each, excess_aurc
 from clipsafe_utils.statistics import Interval
 
@@ -115,6 +115,51 @@ def fpr_interval(id_scores, ood_scores, *, positive="id", level=0.95):
     low = value - np.hypot(value - low, max(value - fewer, 0))
     high = value + np.hypot(high - value, max(more - value, 0))
     return Interval(value, float(max(low, 0)), float(min(high, 1)), "newcombe (wilson, threshold)", level, n)
+
+
+def aupr_interval(id_scores, ood_scores, *, positive="ood", level=0.95):
+    """Area under the precision-recall curve (average precision), with what images of both kinds add to its error.
+
+    The influence of each image on the average precision gives its variance, on the logit scale. The binomial limits of
+    Boyd, Eng and Page see the positives alone and cover up to 99.9% of studies at 95%.
+
+    Parameters
+    ----------
+    id_scores, ood_scores : ndarray, shape (n_id,), (n_ood,)
+        Higher = more out-of-distribution.
+    positive : {"id", "ood"}, default "ood"
+        Value = `aupr_in`, or `aupr_out`.
+    level : float, default 0.95
+
+    Returns
+    -------
+    Interval
+        Its n counts the out-of-distribution images. Limits NaN where no negative scores above a positive.
+
+    References
+    ----------
+    Efron. The Jackknife, the Bootstrap and Other Resampling Plans, 1982 (infinitesimal jackknife).  Boyd, Eng, Page.
+    ECML PKDD 2013 (logit scale).
+    """
+    check_level(level)
+    if positive not in ("id", "ood"):
+        raise unknown("positive class", positive, ("id", "ood"))
+    value, sign = (aupr_out, 1) if positive == "ood" else (aupr_in, -1)
+    value, n, kind = value(id_scores, ood_scores), len(ood_scores), "infinitesimal jackknife, logit scale"
+    negatives, positives = (np.sort(sign * np.asarray(s, np.float64)) for s in (id_scores, ood_scores)[::sign])
+    hits = len(positives) - np.searchsorted(positives, positives)
+    flagged = hits + len(negatives) - np.searchsorted(negatives, positives)
+    with_one_hit_more = np.r_[0, np.cumsum((flagged - hits) / flagged**2)]
+    with_one_alarm_more = np.r_[0, np.cumsum(-hits / flagged**2)]
+    of_positives = hits / flagged + with_one_hit_more[np.searchsorted(positives, positives, side="right")]
+    of_negatives = with_one_alarm_more[np.searchsorted(positives, negatives, side="right")]
+    of_negatives = of_negatives * len(negatives) / len(positives)
+    if min(len(positives), len(negatives)) < 2 or value == 1:
+        return Interval(value, np.nan, np.nan, kind, level, n)
+    variance = sum(own.var(ddof=1) / len(own) for own in (of_positives, of_negatives))
+    half = ndtri((1 + level) / 2) * np.sqrt(variance) / (value * (1 - value))
+    low, high = expit(logit(value) + np.array([-half, half]))
+    return Interval(value, float(low), float(high), kind, level, n)
 
 
 def paired_accuracy_interval(first, second, *, level=0.95):

@@ -192,7 +192,7 @@ present.figure(
     study,
     "ood_near_and_far",
     plots.ood_detection,
-    sides[sides["metric"] == "auroc"],
+    sides[sides["metric"] == "auroc"].sort_values("test_set", ascending=False),
     study.models,
     what=f"AUROC on near OOD sets ({', '.join(near_ood_sets) or 'none'}) and on the others",
     direction="higher is better",
@@ -310,7 +310,8 @@ present.figure(
 # %% [markdown]
 # ## Limits
 #
-# - AUROC intervals are DeLong's, over images; those of the false-positive rates hold the error of their threshold.
+# - AUROC intervals are DeLong's, over images, those of AUPR an infinitesimal jackknife's; those of the false-positive
+#   rates hold the error of their threshold. AUPR depends on the shares of images: chance is the share of the positives.
 #   Intervals of groups, pairs and correlations are over models. Models of one training run (its start: checkpoints,
 #   soups, and what was fine-tuned from them) count as one, with their mean, and further rows of the same weights not at
 #   all: n says the models, "starts" how many are independent. A start and what was fine-tuned from it are two points of
@@ -329,10 +330,10 @@ present.figure(
 #
 # ## References
 #
-# Bonett, Wright. Psychometrika 65, 2000. DeLong et al. Biometrics 44, 1988. Hendrycks, Gimpel. ICLR 2017. Hendrycks et
-# al. ICML 2022. Jiang et al. ICLR 2024 (NegLabel). Lee et al. NeurIPS 2018. Liu et al. NeurIPS 2020. Liu, Lochman,
-# Zach. CVPR 2023 (GEN). Ming et al. NeurIPS 2022. Ren et al. 2021 (arXiv 2106.09022). Sun et al. ICML 2022. Tu, Deng,
-# Gedeon. NeurIPS 2023 (arXiv 2402.07410). Wang et al. CVPR 2022 (ViM).
+# Bonett, Wright. Psychometrika 65, 2000. Boyd, Eng, Page. ECML PKDD 2013. DeLong et al. Biometrics 44, 1988. Hendrycks,
+# Gimpel. ICLR 2017. Hendrycks et al. ICML 2022. Jiang et al. ICLR 2024 (NegLabel). Lee et al. NeurIPS 2018. Liu et al.
+# NeurIPS 2020. Liu, Lochman, Zach. CVPR 2023 (GEN). Ming et al. NeurIPS 2022. Ren et al. 2021 (arXiv 2106.09022). Sun
+# et al. ICML 2022. Tu, Deng, Gedeon. NeurIPS 2023 (arXiv 2402.07410). Wang et al. CVPR 2022 (ViM).
 
 # %%
 present.unreadable(study)

@@ -23,6 +23,7 @@ from scipy.special import ndtr, ndtri
 
 from clipsafe_utils import claims, intervals, signatures, statistics
 from clipsafe_utils.intervals import (
+    aupr_interval,
     aurc_interval,
     ece_difference_interval,
     ece_interval,
@@ -194,6 +195,15 @@ def false_positives(n_id, n_ood, distance, positive):
     return lambda rng: (fpr_interval(*scores(rng, n_id, n_ood, distance), positive=positive), truth)
 
 
+def precision_and_recall(n_id, n_ood, distance, positive):
+    """True area: the mean, over the positives, of the precision at their scores."""
+    share = (n_ood if positive == "ood" else n_id) / (n_id + n_ood)
+    recall = (np.arange(100_000) + 0.5) / 100_000
+    alarms = ndtr(ndtri(recall) - distance)
+    truth = np.mean(share * recall / (share * recall + (1 - share) * alarms))
+    return lambda rng: (aupr_interval(*scores(rng, n_id, n_ood, distance), positive=positive), truth)
+
+
 # --- calibration ------------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +355,14 @@ TABLE = {
         *(Case(f"200 against 1,000, {k}", false_positives(200, 1000, 1, k)) for k in ("id", "ood")),
         *(Case(f"1,000 against 1,000, {k}", false_positives(1000, 1000, 2.5, k)) for k in ("id", "ood")),
         Case("50 against 50", false_positives(50, 50, 1, "id"), 1000, 0.93, 0.99, "few images lie beyond a threshold"),
+    ],
+    "aupr_interval": [
+        *(Case(f"1,000 against 1,000, {k}", precision_and_recall(1000, 1000, 1, k)) for k in ("id", "ood")),
+        *(Case(f"1,800 against 200, {k}", precision_and_recall(1800, 200, 1.2, k)) for k in ("id", "ood")),
+        Case("2,000 against 1,000, near chance", precision_and_recall(2000, 1000, 0.2, "ood")),
+        Case("1,000 against 1,000, near 1", precision_and_recall(1000, 1000, 2.5, "ood")),
+        Case("100 against 100", precision_and_recall(100, 100, 1, "ood"), 1000),
+        Case("2,000 against 200, near 1", precision_and_recall(2000, 200, 2.5, "id")),
     ],
     "ece_interval": [
         Case("calibrated, 50", calibration(50), 600, 0.95, 1, BOUNDARY),

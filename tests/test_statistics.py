@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import logit
+from sklearn.metrics import average_precision_score
 
 from clipsafe_utils import metrics
 from clipsafe_utils.errors import ClipsafeError
-from clipsafe_utils.intervals import aurc_interval, ece_interval
+from clipsafe_utils.intervals import aupr_interval, aurc_interval, ece_interval
 from clipsafe_utils.statistics import (
     Interval,
     auroc_interval,
@@ -430,6 +431,33 @@ def test_perfect_auroc_keeps_a_width():
     interval = auroc_interval(np.zeros(30), np.ones(20))
     assert interval.value == interval.high == 1
     assert interval.low == pytest.approx(wilson_interval(20, 20).low)
+
+
+@pytest.mark.parametrize("positive", ["id", "ood"])
+def test_aupr_interval_is_that_of_leaving_out_each_image(rng, positive):
+    """Against scikit-learn's average precision without each image in turn, ties included."""
+    inside, outside = rng.normal(0, 1, 300).round(1), rng.normal(1, 1, 200).round(1)
+    found = aupr_interval(inside, outside, positive=positive)
+    low, high = (inside, outside) if positive == "ood" else (-outside, -inside)
+
+    def area(low, high):
+        return average_precision_score(np.repeat([0, 1], [len(low), len(high)]), np.r_[low, high])
+
+    without_low = [area(np.delete(low, i), high) for i in range(len(low))]
+    without_high = [area(low, np.delete(high, i)) for i in range(len(high))]
+    variance = sum((len(each) - 1) * np.var(each) for each in (without_low, without_high))
+    value = area(low, high)
+    half = stats.norm.ppf(0.975) * np.sqrt(variance) / (value * (1 - value))
+    assert found.value == pytest.approx(value) and found.n == 200
+    assert logit([found.low, found.high]) == pytest.approx(logit(value) + half * np.array([-1, 1]), rel=0.02)
+
+
+def test_aupr_interval_of_nothing_to_tell_is_none():
+    for pair in ((np.zeros(30), np.ones(20)), ([0.0], [1.0, -1.0])):
+        interval = aupr_interval(*pair)
+        assert np.isnan([interval.low, interval.high]).all()
+    with pytest.raises(ClipsafeError, match="positive class"):
+        aupr_interval([0.0], [1.0], positive="odd")
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0.2])

@@ -8,13 +8,12 @@ import pandas as pd
 
 from clipsafe_utils.datasets import LabelSpace
 from clipsafe_utils.errors import ClipsafeError
-from clipsafe_utils.intervals import fpr_interval
+from clipsafe_utils.intervals import aupr_interval, fpr_interval
 from clipsafe_utils.metrics import (
     fit_ood_score,
     is_fitted,
     mine_negatives,
     negative_label_score,
-    ood_detection,
     ood_score,
 )
 from clipsafe_utils.prompts import negative_words
@@ -189,8 +188,8 @@ def ood_table(study, prompts=None):
     -------
     DataFrame
         Tidy, protocol "SCORE, PROMPTS": auroc (DeLong interval), fpr_ood_at_tpr_id95 and fpr_id_at_tpr_ood95 (interval
-        with the error of the threshold), aupr_in, aupr_out; n counts the out-of-distribution images (in-distribution
-        ones for fpr_id_at_tpr_ood95).
+        with the error of the threshold), aupr_in and aupr_out (`aupr_interval`); n counts the out-of-distribution
+        images (in-distribution ones for fpr_id_at_tpr_ood95).
     """
     return ood_tables(study, prompts)[0]
 
@@ -229,13 +228,12 @@ def ood_tables(study, prompts=None):
 
 
 def _detection_rows(model, name, protocol, inside, outside, level):
-    found = ood_detection(inside, outside)
     intervals = {
         "auroc": auroc_interval(inside, outside, level=level),
         "fpr_ood_at_tpr_id95": fpr_interval(inside, outside, positive="id", level=level),
         "fpr_id_at_tpr_ood95": fpr_interval(inside, outside, positive="ood", level=level),
-        "aupr_in": (found.aupr_in, found.n_ood),
-        "aupr_out": (found.aupr_out, found.n_ood),
+        "aupr_in": aupr_interval(inside, outside, positive="id", level=level),
+        "aupr_out": aupr_interval(inside, outside, positive="ood", level=level),
     }
     return [row(model, name, protocol, metric, interval) for metric, interval in intervals.items()]
 
