@@ -52,7 +52,9 @@ def test_no_interval_is_not_indistinguishable_from_zero(said):
     present.findings(means_of(LIMITS | {"s/bare": NONE}), group="standard", above="more", below="less")
     assert said[0].endswith("\n- no interval: 1 of 4: bare") and "not distinguishable from zero: 1 of 3" in said[0]
     present.findings(means_of({"s/bare": NONE}, n_models=3, n_starts=2), group="standard", above="more", below="less")
-    assert said[1] == "**Standard** (3 models of 2 starts): no interval."
+    assert said[1] == "**Standard** (3 models of 2 starts): no interval over models."
+    present.findings(means_of({"s": NONE}, n_models=1, n_starts=1), group="standard", above="more", below="less")
+    assert said.pop() == "**Standard** (1 model): no interval over models."
     rows = rows_of({"bare": NONE} | LIMITS, model="B")
     present.strata(rows, above="more", below="less")
     assert said[2].endswith(

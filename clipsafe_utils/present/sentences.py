@@ -24,7 +24,7 @@ def findings(means, *, group, above, below, unit="percentage points"):
         return
     n = counted(part["n_models"], part["n_starts"])
     if part["low"].isna().all():
-        display(Markdown(f"**{group_label(group)}** ({n}): no interval."))
+        display(Markdown(f"**{group_label(group)}** ({n}): no interval over models."))
         return
     intro = f"**{group_label(group)}** ({n}; mean in {unit}, interval over models):"
     part = part.rename(columns={"mean": "value", "low": "ci_low", "high": "ci_high"})
@@ -272,7 +272,7 @@ def starts(rows):
 def counted(n, n_starts, units="models"):
     """What means are over: "18 models", "18 models of 8 starts"; of several counts the largest."""
     of = f" of {n_starts.max():,.0f} starts" if n_starts.max() < n.max() else ""
-    return f"{n.max():,} {units}{of}"
+    return f"{n.max():,} {units if n.max() != 1 else units.removesuffix('s')}{of}"
 
 
 def _last(test_sets):
