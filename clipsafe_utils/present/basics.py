@@ -92,8 +92,10 @@ def results(study, rows, name, *, wide=False):
         shown = shown.rename(columns={name: f"{name} {plots.FEW_MARK}" for name in few})
     else:
         what, found = ["model", "group", "test_set", "metric"], ["value", "ci_low", "ci_high", "n", "ci_kind"]
-        alike = shown.duplicated(what).any()
-        shown = shown[[*what, "protocol", *found] if alike else [*what, *found, "protocol"]]
+        if shown.duplicated(what).any():  # the protocol tells rows apart: it stands in sight, the group further right
+            shown = shown[["model", "test_set", "metric", "protocol", *found, "group"]]
+        else:
+            shown = shown[[*what, *found, "protocol"]]
     same = [
         column
         for column in shown
