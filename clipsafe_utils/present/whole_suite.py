@@ -111,6 +111,7 @@ def claims(study, results):
     shown = (
         matrix.style.hide(axis="index")
         .map(lambda verdict: _VERDICT_STYLE.get(str(verdict).removesuffix(_MARK), ""), subset=list(verdicts))
+        .set_properties(subset=list(verdicts), **{"white-space": "nowrap"})
         .set_table_attributes(TABLE_CLASS)
     )
     display(shown)
