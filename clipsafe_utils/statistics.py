@@ -515,7 +515,8 @@ def correlation_interval(x, y, method="pearson", *, groups=None, n_independent=N
     x, y, method, groups
         As in `correlation`.
     n_independent : int, optional
-        How many of the samples vary independently, for the width of the interval; by default all.
+        How many of the samples vary independently, for the width of the interval; by default all. It is wider than its
+        level where the others add something of their own.
     level : float, default 0.95
 
     Returns

@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import re
 import zlib
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from clipsafe_utils.intervals import (
     paired_accuracy_interval,
 )
 from clipsafe_utils.params import STUDY_FACTORS
+from clipsafe_utils.sections import ood_comparisons
 from clipsafe_utils.statistics import (
     auroc_difference_interval,
     auroc_interval,
@@ -173,6 +175,17 @@ def of_correlation(n, r, method, n_groups=1):
     return draw
 
 
+def of_siblings(n, r, alike):
+    """Two models of each of n starts, which share so much of their variance."""
+
+    def draw(rng):
+        shared, own = both(rng, r, n), both(rng, r, 2 * n)
+        x, y = (np.sqrt(alike) * np.repeat(a, 2) + np.sqrt(1 - alike) * b for a, b in zip(shared, own, strict=True))
+        return correlation_interval(x, y, n_independent=n), r
+
+    return draw
+
+
 def scores(rng, n_id, n_ood, distance):
     return rng.normal(size=n_id), rng.normal(distance, 1, n_ood)
 
@@ -276,6 +289,7 @@ COUNTS = "counts jump: at some rates no interval of whole counts comes nearer (B
 BOUNDARY = "an error of 0 is the edge of what is possible: only the lower limit can miss"
 FEW_MODELS = "degrees of freedom are cautious where few models hold the ends of the line"
 RANKS = "rankings of few samples take few values"
+SIBLINGS = "what the second model of a start adds is left out of the width, since nobody knows how much it is"
 FEW_WRONG = "few wrong images do not show the error: t of few degrees is long, and without any there are no limits"
 ONE_BIN = "bins without an error look as if they had a part of it"
 
@@ -331,6 +345,8 @@ TABLE = {
     "correlation_interval": [
         *(Case(f"{n} models, {r}", of_correlation(n, r, "pearson"), 2000) for n in (5, 14) for r in (0, 0.9)),
         Case("3 sources of 5", of_correlation(5, 0.6, "pearson", 3), 2000),
+        *(Case(f"two models of {n} starts, alike", of_siblings(n, 0.5, 0.95), 1000) for n in (8, 30)),
+        Case("two models of 12 starts, unlike", of_siblings(12, 0.5, 0.3), 1000, 0.97, 1, SIBLINGS),
         *(Case(f"ranks of 5, {r}", of_correlation(5, r, "spearman"), 1000, 0.93, 0.99, RANKS) for r in (0, 0.5, 0.9)),
         *(Case(f"ranks of 14, {r}", of_correlation(14, r, "spearman"), 1000) for r in (0, 0.5, 0.9)),
         Case("ranks, 3 sources of 14", of_correlation(14, 0.5, "spearman", 3)),
@@ -467,6 +483,27 @@ def test_null_studies_reach_no_verdict(models, monkeypatch):
     p = np.array([min(found.p_for, found.p_against) for found in seen if not isinstance(found, str)])
     assert np.sum(decided) <= 2
     assert len(p) > 350 and 0.01 <= np.mean(p < 0.05) <= 0.083 and 0.13 <= np.mean(p < 0.25) <= 0.32
+
+
+@pytest.mark.parametrize(("n", "apart", "r"), [(12, 2, 0.3), (22, 0.5, 0.6)])
+def test_difference_of_correlations_covers(n, apart, r):
+    """Over all models minus within sources: two sources of n models, so far apart in both numbers."""
+
+    def draw(rng, n):
+        source = np.repeat([0, 1], n)
+        x, y = both(rng, r, 2 * n)
+        return x + apart * source, y + apart * source, source
+
+    rng, held = np.random.default_rng(n), []
+    x, y, source = draw(rng, 200_000)
+    truth = correlation(x, y) - correlation(x, y, groups=source)
+    study = SimpleNamespace(parameters=SimpleNamespace(n_bootstrap=200, ci_level=0.95, seed=0))
+    for _ in range(200):
+        x, y, source = draw(rng, n)
+        points = pd.DataFrame({"x": x, "y": y, "stratum": "", "start": np.arange(2 * n), "n": 1})
+        found = ood_comparisons._resampled(study, "pearson", points, points.assign(stratum=source))
+        held.append(found.low <= truth <= found.high)
+    assert 0.93 - 0.03 <= np.mean(held) <= 0.97 + 0.03, "200 studies have a standard error of 1.5 points"
 
 
 def test_pairs_that_share_a_model_count_as_one():
