@@ -12,7 +12,6 @@ import dataclasses
 import inspect
 import re
 import zlib
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -497,11 +496,11 @@ def test_difference_of_correlations_covers(n, apart, r):
     rng, held = np.random.default_rng(n), []
     x, y, source = draw(rng, 200_000)
     truth = correlation(x, y) - correlation(x, y, groups=source)
-    study = SimpleNamespace(parameters=SimpleNamespace(n_bootstrap=200, ci_level=0.95, seed=0))
+    options = {"n_bootstrap": 200, "level": 0.95, "seed": 0}
     for _ in range(200):
         x, y, source = draw(rng, n)
         points = pd.DataFrame({"x": x, "y": y, "stratum": "", "start": np.arange(2 * n), "n": 1})
-        found = ood_comparisons._resampled(study, "pearson", points, points.assign(stratum=source))
+        found = ood_comparisons._resampled(options, "pearson", points, points.assign(stratum=source))
         held.append(found.low <= truth <= found.high)
     assert 0.93 - 0.03 <= np.mean(held) <= 0.97 + 0.03, "200 studies have a standard error of 1.5 points"
 

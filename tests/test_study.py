@@ -305,7 +305,14 @@ SAME = X + 0.1
 def accuracies(**columns):
     return pd.DataFrame(
         [
-            {"model": f"m{k}", "test_set": name.replace("__", "/"), "metric": "accuracy", "value": v, "n": 400}
+            {
+                "model": f"m{k}",
+                "test_set": name.replace("__", "/"),
+                "metric": "accuracy",
+                "protocol": "",
+                "value": v,
+                "n": 400,
+            }
             for name, column in columns.items()
             for k, v in enumerate(column)
             if not np.isnan(v)

@@ -50,7 +50,8 @@ def accuracy_correlations(study, with_accuracy, method):
         and spearman_bootstrap (over starts, BCa). "all models minus within sources" is the difference of the first two,
         by the same resamples. n counts models.
     """
-    strata, found = training_strata(study.models), []
+    p, strata, found = study.parameters, training_strata(study.models), []
+    options = {"n_bootstrap": p.n_bootstrap, "level": p.ci_level, "seed": p.seed}
     accuracy = with_accuracy[with_accuracy["metric"] == "accuracy"].set_index("model")["value"]
     for test_set, part in with_accuracy[with_accuracy["metric"] == "auroc"].groupby("test_set"):
         auroc = part.set_index("model")["value"]
@@ -65,20 +66,20 @@ def accuracy_correlations(study, with_accuracy, method):
                 interval = correlation_over_starts(study, points, metric)
                 if not np.isnan(interval.value):
                     values |= {(name, metric): interval}
-                    values |= {(name, f"{metric}_bootstrap"): _resampled(study, metric, points)}
+                    values |= {(name, f"{metric}_bootstrap"): _resampled(options, metric, points)}
             if several:
-                values[BETWEEN, f"{metric}_bootstrap"] = _resampled(study, metric, everyone, within)
+                values[BETWEEN, f"{metric}_bootstrap"] = _resampled(options, metric, everyone, within)
             how = f"{method}, AUROC with ID accuracy"
             found += [row(name, test_set, how, kind, interval) for (name, kind), interval in values.items() if interval]
     return study.table(found)
 
 
-def _resampled(study, metric, points, less=None):
+def _resampled(options, metric, points, less=None):
     """Correlation over points (minus that over others) with an interval from resampled starts; None if there are few.
 
     All points of a start are drawn together, since they vary together.
     """
-    p, starts = study.parameters, points["start"].unique()
+    starts = points["start"].unique()
     if len(starts) < FEWEST_RESAMPLED:
         return None
 
@@ -98,7 +99,6 @@ def _resampled(study, metric, points, less=None):
             found.append(np.nan_to_num(r))  # a resample that does not vary shows no correlation
         return found[0] - sum(found[1:])
 
-    options = {"n_bootstrap": p.n_bootstrap, "level": p.ci_level, "seed": p.seed}
     interval = bootstrap_ci(statistic, np.arange(len(starts)), kind="bca", **options)
     n_models = int(points["n"].sum())
     return interval._replace(kind=f"{interval.kind} over {over(n_models, len(starts))}", n=n_models)
