@@ -111,8 +111,8 @@ def row_facts(row, folder=None):
     if lacking := [column for column in KEY if column not in row]:
         raise ClipsafeError(f"the row has no {lacking[0]!r}; give a row of the tidy table, with {', '.join(KEY)}.")
     folder = Path(folder) if folder else resolve("outputs") / row["suite"]
-    facts = {column: row[column] for column in ("model", "test_set", "protocol", "metric", "source", "n", "ci_level")}
-    facts["n"] = int(facts["n"])
+    facts = {column: row[column] for column in ("model", "test_set", "protocol", "metric", "source")}
+    facts |= {"n": int(row["n"])} | ({} if pd.isna(row["ci_level"]) else {"ci_level": row["ci_level"]})
     record = _provenance(row, folder)
     if record is None:
         return facts | {"provenance": f"none in {folder}"}

@@ -358,6 +358,8 @@ def test_what_moves_a_calibration_error_and_a_detection(two):
 def test_equal_rows_differ_in_nothing_and_two_models_in_their_weights(two):
     row = find_row(two[0], model="tiny", test_set="imagenet_val", metric="accuracy")
     assert explain_difference(row, row, two[0], two[0]).empty
+    bare = row.to_dict() | {"ci_low": np.nan, "ci_high": np.nan, "ci_level": np.nan}
+    assert explain_difference(bare, bare, two[0], two[0]).empty, "a level that neither has is no difference"
     rows = [find_row(two[0], model=m, test_set="imagenet_a", metric="accuracy") for m in ("tiny-0", "tiny-1")]
     assert list(explain_difference(*rows, two[0], two[0])["fact"]) == ["model", "weights"]
     gone = explain_difference(row, row.to_dict() | {"protocol": "prompts other"}, two[0], two[0]).set_index("fact")
