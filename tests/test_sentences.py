@@ -108,10 +108,25 @@ def test_a_temperature_needs_the_size_from_which_on_it_is_better(said):
     assert "- Other (8 models): none of the sizes up to 500;" in said[0], "50 was better, 500 is not: chance"
 
 
+def test_sizes_are_said_in_their_order(said):
+    sizes = {f"id/{n} images": (0.02, 0.01, 0.03) for n in (100, 200, 50)}
+    present.group_findings(rows_of(sizes, "Standard", metric="nll"), "nll", above="worse", below="better", unit="nats")
+    assert "50 images (+0.020, 0.010 to 0.030), 100 images (" in said[0]
+
+
 def test_simpson_says_the_interval_of_the_difference(said):
     verdicts = pd.DataFrame({"test_set": ["near"], "overall": 0.6, "within": 0.1, "low": 0.2, "high": 0.8})
     present.simpson(verdicts.assign(verdict="over all models alone"))
     assert "- over all models alone: 1 of 1: near (+0.60, within +0.10, difference 0.20 to 0.80)" in said[0]
+
+
+def test_counts_that_are_not_known_are_blank_and_sort_as_numbers(monkeypatch):
+    shown = []
+    monkeypatch.setattr(basics.itables, "show", lambda frame, **options: shown.append(frame))
+    counts = pd.DataFrame({"n": pd.array([26, None, 3], "Int64"), "note": ["a", None, "c"], "x": [0.12346, np.nan, 1]})
+    present.table(counts)
+    assert shown[0]["n"].tolist() == [26, "", 3] and shown[0]["note"].tolist() == ["a", "", "c"]
+    assert shown[0]["x"].iloc[0] == 0.1235
 
 
 def test_one_model_is_one_model(said):

@@ -65,6 +65,7 @@ def unreadable(study):
 def table(frame, digits=4):
     """Show a frame that can be sorted and searched in the page."""
     frame = frame.dropna(axis=1, how="all")
+    frame = frame.astype(dict.fromkeys(frame.select_dtypes("Int64"), object))  # else <NA> makes numbers sort as text
     frame = frame.fillna(dict.fromkeys(frame.select_dtypes(["object", "string"]), ""))
     itables.show(
         frame.round(digits), classes="display compact nowrap", paging=len(frame) > 15, showIndex=False, maxBytes=0

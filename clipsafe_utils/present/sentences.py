@@ -37,6 +37,8 @@ def group_findings(means, metric, *, above, below, unit="percentage points"):
     names = {"model": "group", "value": "mean", "ci_low": "low", "ci_high": "high", "n": "n_models"}
     part = means[means["metric"].eq(metric) & means["n"].gt(2)]
     part = part.assign(n_starts=starts(part)).rename(columns=names)
+    by_number = part["test_set"].str.replace(r"\d+", lambda number: number[0].zfill(9), regex=True)  # 50 before 100
+    part = part.loc[by_number.sort_values(kind="stable").index]
     for style in plots.GROUP_STYLE.values():
         findings(part, group=style.label, above=above, below=below, unit=unit)
 
