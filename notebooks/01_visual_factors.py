@@ -274,7 +274,8 @@ for baseline, name in ((baseline_group, "effective_robustness_factors"), ("rest"
 # say how much of the spread is more than that, and each model is drawn towards its group's mean by the rest (empirical
 # Bayes, Morris 1983, on the scale of the line; groups of four models and more). Models mostly fail on the same images:
 # what these images do to all is no spread. Published counts do not tell, and models then count as judged on images of
-# their own, which draws too far. Factors with fewer than 100 images carry a mark, here and in wide tables.
+# their own, which draws too far. Models of one start count as independent here. Factors with fewer than 100 images
+# carry a mark, here and in wide tables.
 
 # %%
 robustness, (lines, axes) = robustness_of[baseline_group], lines_of[baseline_group]
